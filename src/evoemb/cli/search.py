@@ -1,0 +1,122 @@
+"""``evoemb search``: read a stream and rank its turns for each query."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from evoemb._errors import InputError
+from evoemb.cli import output, session
+from evoemb.cli.stream_files import FORMAT_HELP, FileStream, check_text, read_one_stream
+
+if TYPE_CHECKING:
+    from evoemb.model import EvoEmbedding
+    from evoemb.state import MemoryState
+
+_EXAMPLES = """
+examples:
+  evoemb search chat.jsonl "Where did I travel?" "What is my current address?"
+  evoemb search monday.jsonl "Where is my hotel?" --state trip.safetensors
+  evoemb search tuesday.jsonl "Where is my hotel now?" --state trip.safetensors
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add this command to the command line."""
+    parser = commands.add_parser(
+        "search",
+        help="rank the turns of a stream for each query",
+        description="Read a stream turn by turn with a memory of the turns before, and rank its turns for each query.",
+        epilog=FORMAT_HELP + "\n" + _EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    session.add_stream_argument(parser)
+    parser.add_argument("queries", metavar="QUERY", nargs="*", help="question (default: the query in an EvoTrain file)")
+    parser.add_argument("--stream", dest="stream_index", type=int, metavar="N", help="which stream of the file, from 0")
+    parser.add_argument("--top-k", type=session.positive_int, default=5, help="turns to show for a query (default: 5)")
+    parser.add_argument("--static", action="store_true", help="also show the ranking without memory, beside it")
+    parser.add_argument("--json", action="store_true", help="JSON lines, one object for a query")
+    session.add_reading_options(parser)
+    session.add_model_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read, rank, save the state, and only then print: a closed pipe must not lose what was read."""
+    stream = read_one_stream(args.stream, args.format, args.stream_index)
+    queries = _queries(args.queries, stream, args.stream)
+    if args.state is not None:
+        session.check_can_write(args.state, "--state")
+    model = session.load_model(args)
+    state = session.open_state(model, args.state)
+    num_turns_before = int(state.num_turns)  # type: ignore[arg-type]  # a number, as the state has one stream
+    ranked = _rank_with_memory(model, stream.turns, queries, state, args)
+    static = _rank_without_memory(model, stream.turns, queries, args) if args.static else [None] * len(queries)
+    if args.state is not None:
+        session.save_state(state, args.state)
+    if not args.quiet:
+        output.write_notice(_what_was_read(len(stream.turns), num_turns_before, args.state))
+    for query, hits, static_hits in zip(queries, ranked, static, strict=True):
+        if args.json:
+            output.write_json(_as_object(query, hits, static_hits))
+        else:
+            output.write_hits(query, hits, static_hits)
+
+
+def _queries(given: Sequence[str], stream: FileStream, path: str) -> list[str]:
+    """The queries to answer: those of the command line, else the file's own."""
+    queries = list(given) or ([] if stream.query is None else [stream.query])
+    if not queries:
+        raise InputError(f"No QUERY was given, and {path} carries none. Add a question: evoemb search {path} QUERY")
+    for query in queries:
+        if not check_text(query, "QUERY").strip():
+            raise InputError("An empty QUERY was given. Give a question, or leave it out.")
+    return queries
+
+
+def _rank_with_memory(
+    model: EvoEmbedding, turns: list[str], queries: list[str], state: MemoryState, args: argparse.Namespace
+) -> list[list[output.Hit]]:
+    """Read the turns into ``state``, which advances, and rank them for queries that see all that was read."""
+    embeddings = model.encode_document(
+        turns,
+        stateful=True,
+        state=state,
+        memory=args.memory,
+        batch_size=args.batch_size,
+        show_progress_bar=session.show_progress(args),
+    )
+    query_embeddings = model.encode_query(queries, state=state, show_progress_bar=False)
+    return _top_hits(model.similarity(query_embeddings, embeddings).tolist(), turns, args.top_k)
+
+
+def _rank_without_memory(
+    model: EvoEmbedding, turns: list[str], queries: list[str], args: argparse.Namespace
+) -> list[list[output.Hit]]:
+    """Rank the turns as plain sentence embeddings do: every text by itself."""
+    embeddings = model.encode_document(turns, batch_size=args.batch_size, show_progress_bar=False)
+    query_embeddings = model.encode_query(queries, show_progress_bar=False)
+    return _top_hits(model.similarity(query_embeddings, embeddings).tolist(), turns, args.top_k)
+
+
+def _top_hits(scores: list[list[float]], turns: list[str], top_k: int) -> list[list[output.Hit]]:
+    """The best turns of each row of scores (queries, turns); of equal ones the earlier turn first."""
+    hits = [[output.Hit(index, score, turns[index]) for index, score in enumerate(row)] for row in scores]
+    return [sorted(row, key=lambda hit: -hit.score)[:top_k] for row in hits]
+
+
+def _what_was_read(num_turns: int, num_turns_before: int, state_path: str | None) -> str:
+    """A line that says what the ranking below is made from."""
+    text = f"Read {num_turns} turn{'s' * (num_turns != 1)}"
+    if num_turns_before:
+        text += f" after {num_turns_before} remembered from before (only the {num_turns} of this call are ranked)"
+    return f"{text}; the memory is saved in {state_path}." if state_path is not None else f"{text}."
+
+
+def _as_object(query: str, hits: list[output.Hit], static_hits: list[output.Hit] | None) -> dict[str, Any]:
+    """The JSON object for one query."""
+    result: dict[str, Any] = {"query": query, "results": [hit._asdict() for hit in hits]}
+    if static_hits is not None:
+        result["static_results"] = [hit._asdict() for hit in static_hits]
+    return result

@@ -1,0 +1,171 @@
+"""What the commands share: model options, loading the model quietly, and files that are replaced as a whole."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evoemb._errors import EvoembError, InputError, StateError
+from evoemb.cli.stream_files import FORMATS
+
+if TYPE_CHECKING:
+    from evoemb.model import EvoEmbedding
+    from evoemb.state import MemoryState
+
+_LIBRARIES = ("evoemb", "sentence_transformers", "transformers", "huggingface_hub")
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} was given, but at least 1 is expected")
+    return value
+
+
+def add_stream_argument(parser: argparse.ArgumentParser) -> None:
+    """Add STREAM and ``--format``."""
+    parser.add_argument("stream", metavar="STREAM", help="file to read, or - for standard input; formats: see below")
+    parser.add_argument("--format", choices=FORMATS, default="auto", help="format of STREAM (default: told by content)")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every command that loads a model."""
+    parser.add_argument(
+        "--model",
+        help="folder or Hugging Face Hub id of an evoemb or sentence-transformers model "
+        "(default: all-MiniLM-L6-v2, the offline copy if it is installed)",
+    )
+    parser.add_argument("--device", help="where to compute: cpu, cuda, cuda:1, mps (default: the best there is)")
+    parser.add_argument("--quiet", action="store_true", help="no notices and no progress on standard error")
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every command that reads a stream with a model."""
+    parser.add_argument(
+        "--memory",
+        choices=("causal", "final"),
+        default="causal",
+        help="what a turn's embedding may know: causal = the turns before it (default), final = the whole stream",
+    )
+    parser.add_argument("--batch-size", type=positive_int, default=32, help="turns embedded at a time (default: 32)")
+    parser.add_argument(
+        "--state",
+        metavar="FILE",
+        help="memory to go on from: read if FILE exists, and FILE is replaced when the stream has been read. Only the "
+        "turns of this call are embedded and ranked; earlier ones act through the memory.",
+    )
+
+
+def load_model(args: argparse.Namespace) -> EvoEmbedding:
+    """The model the options name.
+
+    Raises:
+        InputError: The device is unknown or not there, or the name leads to something that is no model.
+        OSError: The model is neither a folder nor reachable on the Hub.
+    """
+    from evoemb.defaults import default_model
+
+    _check_device(args.device)
+    if not show_progress(args):
+        _hide_loading_bars()
+    if args.quiet:
+        for name in _LIBRARIES:
+            logging.getLogger(name).setLevel(logging.ERROR)
+    from safetensors import SafetensorError
+
+    from evoemb.model import EvoEmbedding
+
+    name = args.model or default_model()
+    try:
+        return EvoEmbedding(name, device=args.device)
+    except EvoembError:
+        raise
+    except (ValueError, ImportError, SafetensorError) as error:  # what the libraries below raise for a bad model
+        raise InputError(
+            f"{name} cannot be loaded: {error} Name a sentence-transformers or evoemb model, by folder or Hub id."
+        ) from error
+
+
+def load_state(path: str) -> MemoryState:
+    """The memory state saved in a file; raises StateError if it is none."""
+    from evoemb.state import MemoryState
+
+    return MemoryState.load(path)
+
+
+def open_state(model: EvoEmbedding, path: str | None) -> MemoryState:
+    """The state to read on from: that of the file if there is one, else an empty one.
+
+    Raises:
+        StateError: The file is no state, or holds several streams.
+    """
+    if path is None or not Path(path).exists():
+        return model.new_state()
+    state = load_state(path)
+    if state.batch_size != 1:
+        raise StateError(
+            f"{path} holds the memory of {state.batch_size} streams, but the command line reads one. Save a single one "
+            "from Python: state[0].save(...)."
+        )
+    return state
+
+
+def save_state(state: MemoryState, path: str) -> None:
+    """Write the state in the place of ``path``, which may be a link; ``save`` itself is all or nothing."""
+    state.save(os.path.realpath(path))
+
+
+def replace_file(path: str, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a file beside ``path``, then put it in the place of ``path`` in one step.
+
+    A crash or a full disk in between leaves the old file as it was. A link is followed, not replaced.
+    """
+    target = Path(os.path.realpath(path))
+    beside = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    try:
+        write(beside)
+        os.replace(beside, target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def check_can_write(path: str, option: str) -> None:
+    """Refuse an output file that cannot be made, before any work is done for it."""
+    folder = Path(os.path.realpath(path)).parent
+    if Path(path).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(
+            f"{option} {path}: no file can be written there. Name a file in an existing folder that you may write to."
+        )
+
+
+def show_progress(args: argparse.Namespace) -> bool:
+    """Whether progress bars are wanted: not in a pipe's log, and not with ``--quiet``."""
+    return not args.quiet and sys.stderr.isatty()
+
+
+def _check_device(device: str | None) -> None:
+    """Refuse a device torch does not know or does not see; torch's own errors come late and in many classes."""
+    if device is None:
+        return
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {device} cannot be used: {reason}. Pass cpu, or leave --device out.") from error
+
+
+def _hide_loading_bars() -> None:
+    """Keep transformers' and the Hub client's bars out of standard error."""
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # documented, not in __all__
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bars()
+    disable_progress_bar()  # type: ignore[no-untyped-call]

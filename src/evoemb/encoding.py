@@ -1,0 +1,221 @@
+"""What ``encode`` does with a memory: inputs to streams, streams through the recurrence, embeddings in ST's forms."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from sentence_transformers.util import quantize_embeddings, truncate_embeddings
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from evoemb._errors import InputError, StateError
+from evoemb.stream_memory import StreamMemory
+from evoemb.streaming import engine
+from evoemb.streaming.rows import Limits, Stack, TokenIds
+from evoemb.turns import ParsedStreams
+
+logger = logging.getLogger(__name__)
+
+MemoryMode = Literal["causal", "final"]
+MEMORY_MODES: tuple[MemoryMode, ...] = ("causal", "final")
+Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
+
+# Turns of a stream that are tokenized and read at a time, so that memory use does not grow with the stream.
+_CHUNK_TURNS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeOptions:
+    """The arguments of ``encode`` that act on every text or embedding; see :meth:`evoemb.EvoEmbedding.encode`."""
+
+    limits: Limits
+    memory: MemoryMode = "causal"
+    prompt: str | None = None
+    truncate: bool = True
+    truncate_dim: int | None = None
+    normalize_embeddings: bool = False
+    precision: Precision = "float32"
+    to_numpy: bool = True
+    to_tensor: bool = False
+    show_progress_bar: bool = False
+    preprocess_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check what sentence-transformers does not check."""
+        if self.memory not in MEMORY_MODES:
+            raise InputError(
+                f'memory={self.memory!r} is not known. Use "causal" (a turn sees the memory before it) or "final" '
+                "(every turn sees the memory after the whole stream)."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """Texts by stream, and the form in which results go back: one vector, one array, or an array a stream."""
+
+    streams: list[list[str]]
+    form: Literal["single", "flat", "nested"]
+
+
+def assign(parsed: ParsedStreams, batch_size: int | None, *, stateful: bool) -> Assigned:
+    """Match inputs with the streams of a state.
+
+    Args:
+        parsed: Streams found in the input.
+        batch_size: Streams of the state; None if no state was given.
+
+    Raises:
+        StateError: The numbers do not match.
+    """
+    form: Literal["single", "flat", "nested"] = "single" if parsed.single else "nested" if parsed.nested else "flat"
+    streams = parsed.streams
+    if batch_size is None or len(streams) == batch_size:
+        return Assigned(streams, form)
+    if not parsed.nested and len(streams[0]) == batch_size:
+        return Assigned([[text] for text in streams[0]], form)
+    given = f"{len(streams)} streams" if parsed.nested else f"{len(streams[0])} texts in one list"
+    verb = "is read on" if stateful else "is encoded on"
+    raise StateError(
+        f"This state holds {batch_size} streams, but {given} were given. Pass one list of {batch_size} texts (text i "
+        f"{verb} stream i), a list of {batch_size} streams, or one stream of the state: state[i]."
+    )
+
+
+class Encoder:
+    """Runs the streams of one call through a stack; holds nothing beyond the call.
+
+    Args:
+        stack: The model's modules as the recurrence needs them.
+        options: The call's arguments.
+    """
+
+    def __init__(self, stack: Stack, options: EncodeOptions) -> None:
+        self.stack = stack
+        self.options = options
+        self._cut_turns = 0
+
+    def read_streams(
+        self, streams: Sequence[Sequence[str]], memories: Sequence[StreamMemory]
+    ) -> tuple[list[Tensor], list[StreamMemory]]:
+        """Read streams into memory and encode their turns; ``memories`` stay unchanged.
+
+        Returns:
+            Embeddings ``(n_i, D)`` of every stream, and the memories after it.
+        """
+        current = list(memories)
+        causal = self.options.memory == "causal"
+        found: list[list[Tensor | None]] = [[None] * len(turns) for turns in streams]
+        with self._progress(streams, "Turns" if causal else "Reading turns") as advance_bar:
+            for start, chunk in self._chunks(streams):
+                for stream, turn, embedding in engine.advance(
+                    self.stack, current, chunk, self.options.limits, embed=causal
+                ):
+                    found[stream][start + turn] = None if embedding is None else self._finish(embedding)
+                    advance_bar(1)
+        if causal:
+            embeddings = [torch.stack([one for one in stream if one is not None]) for stream in found]
+        else:
+            embeddings = self.read_texts(streams, current)
+        self._warn_of_cuts()
+        # Slices share storage with the larger tensors they were cut from; a state keeps only its own.
+        return embeddings, [memory.copy() for memory in current]
+
+    def read_texts(self, texts: Sequence[Sequence[str]], memories: Sequence[StreamMemory]) -> list[Tensor]:
+        """Encode ``texts[i]`` on ``memories[i]``; nothing is written. Returns ``(n_i, D)`` a stream."""
+        found: list[list[Tensor]] = [[] for _ in texts]
+        with self._progress(texts, "Turns") as advance_bar:
+            for _, chunk in self._chunks(texts):
+                results = engine.read(self.stack, memories, chunk, self.options.limits)
+                for stream, embeddings in zip(found, results, strict=True):
+                    stream += [self._finish(embedding) for embedding in embeddings]
+                    advance_bar(len(embeddings))
+        self._warn_of_cuts()
+        return [torch.stack(stream) for stream in found]
+
+    def give_back(self, embeddings: list[Tensor], form: str) -> Any:
+        """Convert ``(n_i, D)`` tensors to what sentence-transformers returns for this form and these options."""
+        if form == "nested":
+            return [self._convert(one) for one in embeddings]
+        converted = self._convert(torch.cat(embeddings))
+        return converted[0] if form == "single" else converted
+
+    def _convert(self, embeddings: Tensor) -> np.ndarray | Tensor | list[Tensor]:
+        options = self.options
+        quantized: np.ndarray | Tensor = embeddings
+        if options.precision != "float32":
+            quantized = quantize_embeddings(embeddings, precision=options.precision)
+        if options.to_tensor:
+            return torch.as_tensor(quantized)
+        if options.to_numpy:
+            if isinstance(quantized, Tensor):
+                quantized = quantized.float() if quantized.dtype == torch.bfloat16 else quantized
+                return np.asarray(quantized.cpu())
+            return quantized
+        return list(torch.from_numpy(quantized) if isinstance(quantized, np.ndarray) else quantized)
+
+    def _finish(self, embedding: Tensor) -> Tensor:
+        """Cut, normalize and move one embedding ``(D,)``."""
+        if self.options.truncate_dim is not None:
+            embedding = truncate_embeddings(embedding, self.options.truncate_dim)
+        if self.options.normalize_embeddings:
+            embedding = torch.nn.functional.normalize(embedding, dim=-1)
+        return embedding.detach().to("cpu" if self.options.to_numpy else embedding.device, copy=True)
+
+    def _chunks(self, streams: Sequence[Sequence[str]]) -> Iterator[tuple[int, list[list[TokenIds]]]]:
+        """Tokenize the streams a few hundred turns at a time: the first turn's number and the token ids."""
+        share = max(1, _CHUNK_TURNS // len(streams))
+        for start in range(0, max(len(turns) for turns in streams), share):
+            parts = [list(turns[start : start + share]) for turns in streams]
+            ids = self._token_ids([text for part in parts for text in part])
+            self._check_lengths(parts, ids, start)
+            rest = iter(ids)
+            yield start, [[next(rest) for _ in part] for part in parts]
+
+    def _token_ids(self, texts: list[str]) -> list[list[int]]:
+        return self.stack.transformer.token_ids(texts, prompt=self.options.prompt, **self.options.preprocess_kwargs)
+
+    def _check_lengths(self, parts: list[list[str]], ids: list[list[int]], start: int) -> None:
+        """Warn once of turns that were cut to the window, or refuse them."""
+        limit = self.stack.transformer.max_seq_length
+        if not limit:
+            return
+        names = [(stream, start + turn, text) for stream, part in enumerate(parts) for turn, text in enumerate(part)]
+        full = [place for place, row in zip(names, ids, strict=True) if len(row) >= limit]
+        for stream, turn, text in full:
+            length = self.stack.transformer.full_length(f"{self.options.prompt or ''}{text}")
+            if length <= limit:
+                continue
+            where = f"Turn {turn} of stream {stream}" if len(parts) > 1 else f"Turn {turn}"
+            told = f"{where} has {length} tokens, but the model reads {limit} of a turn."
+            if not self.options.truncate:
+                raise InputError(f"{told} Split the turn, raise model.max_seq_length, or pass truncate=True to cut it.")
+            if not self._cut_turns:
+                logger.warning("%s The rest was cut; split long turns, or pass truncate=False to refuse them.", told)
+            self._cut_turns += 1
+
+    def _warn_of_cuts(self) -> None:
+        if self._cut_turns > 1:
+            logger.info("%d turns were cut in this call.", self._cut_turns)
+        self._cut_turns = 0
+
+    def _progress(self, streams: Sequence[Sequence[str]], label: str) -> _Bar:
+        total = sum(len(turns) for turns in streams)
+        return _Bar(total, label, shown=self.options.show_progress_bar)
+
+
+class _Bar:
+    """A progress bar over turns; yields the function that moves it."""
+
+    def __init__(self, total: int, label: str, *, shown: bool) -> None:
+        self._bar = tqdm(total=total, desc=label, unit="turn", disable=not shown)
+
+    def __enter__(self) -> Callable[[int], Any]:
+        return self._bar.update  # type: ignore[no-any-return]
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()

@@ -1,0 +1,372 @@
+"""EvoEmbedding: a SentenceTransformer whose embeddings depend on what was read before."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize
+from sentence_transformers.util import semantic_search
+from torch import Tensor, nn
+
+from evoemb._errors import InputError, StateError
+from evoemb.encoding import EncodeOptions, Encoder, MemoryMode, Precision, assign
+from evoemb.model_card import EvoEmbeddingModelCardData
+from evoemb.modules.config import MemoryConfig, ReaderName
+from evoemb.modules.fingerprint import fingerprint
+from evoemb.modules.latent_memory_queue import LatentMemoryQueue
+from evoemb.modules.stateful_transformer import StatefulTransformer
+from evoemb.stack import OWN_MODULES, check_stack, evolving_stack
+from evoemb.state import MemoryState
+from evoemb.stream_memory import StateSpec, StreamMemory
+from evoemb.streaming.rows import Limits, Stack
+from evoemb.turns import as_streams, as_turns
+
+logger = logging.getLogger(__name__)
+
+_TEXT_ONLY = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+
+
+class EvoEmbedding(SentenceTransformer):
+    """Embed texts conditioned on a stream of turns read before them.
+
+    Without ``stateful`` and ``state`` it is a SentenceTransformer, bit for bit. With them, turns are read in order into
+    a bounded memory, and every embedding sees that memory.
+
+    Args:
+        model_name_or_path: A saved evoemb model (Hub id or folder), or any sentence-transformers or transformers text
+            model, which gets a fresh, untrained memory and keeps its own embeddings where the memory is empty.
+        memory_reader: How a fresh memory is read: ``"prefix"`` (latents as input tokens; default for decoders) or
+            ``"attention"`` (the top layers attend to the queue; default for encoders).
+        num_latents: ``K``, latents a turn of a fresh memory; None means 16, or 4 with the attention reader.
+        capacity_latents: ``C``, latents the queue of a fresh memory keeps; None means 512, or 128.
+        memory_kwargs: Further choices of a fresh memory: fields of :class:`evoemb.modules.config.MemoryConfig`.
+        modules: Modules of a stack, instead of a name.
+        **kwargs: As for SentenceTransformer (``device``, ``prompts``, ``truncate_dim``, ``model_kwargs``, ``revision``,
+            ``token``, ``cache_folder``, ``local_files_only``, ...).
+
+    Raises:
+        UnsupportedBackboneError: The backbone cannot carry the memory asked for.
+        InputError: A choice is unknown, out of range, or contradicts the saved memory.
+
+    Source: EvoEmbedding (arXiv 2606.21649).
+    """
+
+    model_card_data_class = EvoEmbeddingModelCardData
+
+    def __init__(
+        self,
+        model_name_or_path: str | None = None,
+        *,
+        memory_reader: ReaderName | None = None,
+        num_latents: int | None = None,
+        capacity_latents: int | None = None,
+        memory_kwargs: dict[str, Any] | None = None,
+        modules: list[nn.Module] | OrderedDict[str, nn.Module] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        named = {"reader": memory_reader, "num_latents": num_latents, "capacity_latents": capacity_latents}
+        given = {name: value for name, value in named.items() if value is not None}
+        self._memory_choices: dict[str, Any] = {**(memory_kwargs or {}), **given}
+        self._source = str(model_name_or_path) if model_name_or_path else None
+        if modules is not None and model_name_or_path is None:
+            modules = evolving_stack(modules, self._memory_choices, None)
+        super().__init__(model_name_or_path, modules=modules, **kwargs)
+        check_stack(list(self))
+
+    def encode(  # type: ignore[override]
+        self,
+        inputs: Any,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: str | None = "sentence_embedding",
+        precision: Precision = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: str | list[str | torch.device] | None = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        pool: dict[str, Any] | None = None,
+        chunk_size: int | None = None,
+        *,
+        stateful: bool = False,
+        state: MemoryState | None = None,
+        memory: MemoryMode = "causal",
+        max_batch_tokens: int | None = None,
+        truncate: bool = True,
+        **kwargs: Any,
+    ) -> Any:
+        """Encode texts, or a stream of turns with its memory.
+
+        The arguments up to ``chunk_size`` are those of ``SentenceTransformer.encode``.
+
+        Args:
+            inputs: Texts; or with ``stateful`` one stream (strings or ``{"role", "content"}`` messages) or a list of
+                streams, which are read side by side.
+            batch_size: Rows of one forward at most.
+            show_progress_bar: Show a bar that counts turns; None shows it where logging is at INFO.
+            device: Move the model there first. Several devices are refused with a memory.
+            pool: Refused with a memory: a stream is read in order.
+            stateful: Read ``inputs`` as streams in order, every turn conditioned on the memory of its stream.
+            state: Memory to start from. With ``stateful`` it is advanced when the call has succeeded, and left as it
+                was when it fails; without, it is only read, and every text sees all of it. A state of B streams takes
+                B streams, or one list of B texts of which text i belongs to stream i.
+            memory: With ``stateful``: ``"causal"``, turn t sees the memory of the turns before it; ``"final"``, every
+                turn sees the memory after the whole stream.
+            max_batch_tokens: Rows times the longest row of one forward at most, memory included; None for no limit.
+            truncate: Cut turns longer than the model's window, with one warning; False refuses them.
+            **kwargs: Passed on to the tokenization (``task``, ``processing_kwargs``).
+
+        Returns:
+            One stream: ``(n, D)``. Several: a list of ``(n_i, D)``. One string: ``(D,)``. An array, or tensors as
+            ``convert_to_tensor`` and ``convert_to_numpy`` say.
+
+        Raises:
+            InputError: A stream is empty or malformed, a turn is too long and ``truncate`` is False, ``memory`` is
+                unknown, or an argument does not work with a memory.
+            InputTypeError: The input is no text, stream or list of streams.
+            StateError: The state belongs to another model or packing, or holds another number of streams.
+        """
+        arguments = dict(prompt_name=prompt_name, prompt=prompt, batch_size=batch_size)
+        if not stateful and state is None:
+            if memory != "causal":
+                raise InputError(f"memory={memory!r} needs a memory. Pass stateful=True to read the inputs as a stream.")
+            return super().encode(
+                inputs,
+                **arguments,  # type: ignore[arg-type]
+                show_progress_bar=show_progress_bar,
+                output_value=output_value,  # type: ignore[arg-type]
+                precision=precision,
+                convert_to_numpy=convert_to_numpy,
+                convert_to_tensor=convert_to_tensor,
+                device=device,
+                normalize_embeddings=normalize_embeddings,
+                truncate_dim=truncate_dim,
+                pool=pool,  # type: ignore[arg-type]
+                chunk_size=chunk_size,
+                **kwargs,
+            )
+        _refuse_parallel(pool, device, output_value)
+        options = EncodeOptions(
+            Limits(batch_size, max_batch_tokens),
+            memory=memory,
+            prompt=self._resolve_prompt(prompt, prompt_name),
+            truncate=truncate,
+            truncate_dim=self.truncate_dim if truncate_dim is None else truncate_dim,
+            normalize_embeddings=normalize_embeddings,
+            precision=precision,
+            to_numpy=convert_to_numpy and not convert_to_tensor,
+            to_tensor=convert_to_tensor,
+            show_progress_bar=_wants_bar(show_progress_bar),
+            preprocess_kwargs=kwargs,
+        )
+        if device is not None:
+            self.to(device)
+        return self._encode_with_memory(inputs, state, options, stateful=stateful)
+
+    @torch.no_grad()
+    def _encode_with_memory(
+        self, inputs: Any, state: MemoryState | None, options: EncodeOptions, *, stateful: bool
+    ) -> Any:
+        """Run the streams; the state is swapped last, so nothing that fails before changes it."""
+        self._check_state(state)
+        assigned = assign(as_streams(inputs), None if state is None else state.batch_size, stateful=stateful)
+        if state is None:
+            state = self.new_state(len(assigned.streams))
+        self.eval()
+        before = state.snapshot()
+        memories = [memory.to(self.device, self.dtype) for memory in before]
+        encoder = Encoder(self._stack(), options)
+        if not stateful:
+            return encoder.give_back(encoder.read_texts(assigned.streams, memories), assigned.form)
+        embeddings, after = encoder.read_streams(assigned.streams, memories)
+        result = encoder.give_back(embeddings, assigned.form)
+        _check_finite(after)
+        state.advance(before, after)
+        return result
+
+    def retrieve(
+        self,
+        stream: Any,
+        query: str | Sequence[str],
+        top_k: int | None = 10,
+        state: MemoryState | None = None,
+        *,
+        memory: MemoryMode = "causal",
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+    ) -> Any:
+        """Rank the turns of a stream for a query that is asked after it.
+
+        Args:
+            stream: Strings or ``{"role", "content"}`` messages.
+            query: One question, or several.
+            top_k: Turns returned at most; None returns all.
+            state: Memory that the stream continues. It is not changed: a question leaves no trace.
+            memory: As in :meth:`encode`.
+
+        Returns:
+            ``[{"corpus_id": turn index, "score": cosine, "text": turn}, ...]``, best first, for one query; a list of
+            such lists for several.
+
+        Raises:
+            InputError: The stream or the list of queries is empty or malformed, or ``top_k`` is less than 1.
+            StateError: As in :meth:`encode`; also for a state of several streams.
+        """
+        turns = as_turns(stream)
+        queries = [query] if isinstance(query, str) else as_turns(query)
+        if top_k is not None and top_k < 1:
+            raise InputError(f"top_k={top_k} was given. Use 1 or more, or None for all turns.")
+        if state is not None and state.batch_size != 1:
+            raise StateError(f"retrieve takes one stream, but this state holds {state.batch_size}. Pass state[i].")
+        after = self.new_state() if state is None else state[0]
+        common: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
+        corpus = self.encode_document(
+            turns, stateful=True, state=after, memory=memory, convert_to_tensor=True, **common
+        )
+        asked = self.encode_query(queries, state=after, convert_to_tensor=True, **common)
+        hits = semantic_search(asked.float(), corpus.float(), top_k=top_k or len(turns))
+        ranked = [[{**hit, "text": turns[int(hit["corpus_id"])]} for hit in one] for one in hits]
+        return ranked[0] if isinstance(query, str) else ranked
+
+    def new_state(self, batch_size: int = 1) -> MemoryState:
+        """Give an empty memory for ``batch_size`` streams.
+
+        Raises:
+            InputError: ``batch_size`` is less than 1.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size={batch_size} was given. A state holds at least one stream.")
+        latent_size = self._transformer.reader.latent_size
+        empty = StreamMemory.empty(latent_size, dtype=self.dtype or torch.float32, device=self.device)
+        return MemoryState(self.state_spec, [empty] * batch_size)
+
+    @property
+    def state_spec(self) -> StateSpec:
+        """What a state of this model belongs to."""
+        memory = self._transformer.memory_config
+        return StateSpec(
+            model_id=self.model_card_data.model_id or Path(self._source or type(self).__name__).name,
+            revision=getattr(self.model_card_data, "base_model_revision", None) or "",
+            fingerprint=fingerprint(self),
+            reader=memory.reader,
+            num_latents=memory.num_latents,
+            capacity_latents=memory.capacity_latents,
+            latent_size=self._transformer.reader.latent_size,
+            segment_turns=memory.segment_turns,
+            segment_tokens=memory.segment_tokens,
+        )
+
+    @property
+    def memory_config(self) -> MemoryConfig:
+        """The choices this model's memory was built with."""
+        return self._transformer.memory_config
+
+    def describe(self) -> dict[str, str | int | bool]:
+        """Give the facts ``evoemb info`` prints: backbone, reader, sizes, packing, parameters."""
+        transformer, memory = self._transformer, self.memory_config
+        trainable = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+        size = transformer.reader.latent_size * memory.capacity_latents * torch.empty(0, dtype=self.dtype).element_size()
+        return {
+            "model": self.state_spec.model_id,
+            "backbone": type(transformer.model).__name__,
+            "stack": " -> ".join(type(module).__name__ for module in self),
+            "memory_reader": memory.reader,
+            "memory_trained": transformer.is_memory_trained,
+            "num_latents": memory.num_latents,
+            "capacity_latents": memory.capacity_latents,
+            "segment_turns": memory.segment_turns,
+            "segment_tokens": memory.segment_tokens,
+            "embedding_dimension": self.get_embedding_dimension() or 0,
+            "max_seq_length": self.max_seq_length or 0,
+            "parameters": sum(parameter.numel() for parameter in self.parameters()),
+            "memory_parameters": trainable,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "full_queue_bytes": size,
+            "fingerprint": self.state_spec.fingerprint,
+        }
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Enable gradient checkpointing; every block is recomputed under the adapter it ran with."""
+        super().gradient_checkpointing_enable(gradient_checkpointing_kwargs, **kwargs)
+        self._transformer.keep_adapter_in_checkpoints()
+
+    @property
+    def _transformer(self) -> StatefulTransformer:
+        return self[0]  # type: ignore[return-value]
+
+    def _stack(self, **extra: Any) -> Stack:
+        queue: LatentMemoryQueue = self[1]  # type: ignore[assignment]
+        return Stack(self._transformer, queue, self, self.device, extra)
+
+    def _check_state(self, state: MemoryState | None) -> None:
+        """Refuse a state that another model made."""
+        if state is None:
+            return
+        if not isinstance(state, MemoryState):
+            raise StateError(f"state is {type(state).__name__}, expected MemoryState. Make one with model.new_state().")
+        if differences := self.state_spec.differences(state.spec):
+            raise StateError(
+                f"This state was made by {state.spec.model_id!r} and does not fit {self.state_spec.model_id!r}: "
+                f"{'; '.join(differences)} (model against state). Load the model that made it, or read the stream again "
+                "into model.new_state()."
+            )
+
+    def _load_modules(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> Any:
+        modules, module_kwargs = super()._load_modules(model_name_or_path, *args, **kwargs)
+        return evolving_stack(modules, self._memory_choices, model_name_or_path), module_kwargs
+
+    def _load_default_modules(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> Any:
+        """Build the stack of a plain transformers model: its text side only, with embeddings of unit length."""
+        modules, module_kwargs = super()._load_default_modules(model_name_or_path, *args, **kwargs)
+        transformer = modules[0]
+        if "text" in getattr(transformer, "modality_config", {}):
+            # A chat template would wrap every turn in a conversation of its own.
+            transformer.modality_config = dict(_TEXT_ONLY)
+        return [*modules, Normalize()], module_kwargs
+
+    def _load_module_class_from_ref(self, class_ref: str, *args: Any, **kwargs: Any) -> type:
+        """Resolve our own module classes from the installed package; anything else as sentence-transformers does."""
+        return OWN_MODULES.get(class_ref) or super()._load_module_class_from_ref(class_ref, *args, **kwargs)
+
+    def _get_model_config(self) -> dict[str, Any]:
+        reason = "its embeddings depend on a memory that evoemb threads through the stack"
+        requirement = {"evoemb": {"specifier": ">=0.1", "reason": reason}}
+        return {**super()._get_model_config(), "requirements": requirement}
+
+
+def _refuse_parallel(pool: Any, device: Any, output_value: str | None) -> None:
+    """Refuse what would cut a stream apart, or what a stream has none of."""
+    if pool is not None or isinstance(device, (list, tuple)):
+        raise InputError(
+            "A stream is read in order, so it cannot be split over a process pool or several devices. Leave pool out and "
+            "pass one device; to use several, give each process streams of its own."
+        )
+    if output_value != "sentence_embedding":
+        raise InputError(
+            f'output_value={output_value!r} was given. With a memory, encode returns "sentence_embedding" only.'
+        )
+
+
+def _wants_bar(show_progress_bar: bool | None) -> bool:
+    if show_progress_bar is None:
+        return logging.getLogger("sentence_transformers").getEffectiveLevel() in (logging.INFO, logging.DEBUG)
+    return show_progress_bar
+
+
+def _check_finite(memories: Sequence[StreamMemory]) -> None:
+    latents: list[Tensor] = [memory.latents for memory in memories]
+    if not all(bool(torch.isfinite(one).all()) for one in latents):
+        raise StateError(
+            "Reading gave latents that are NaN or infinite, so the state was not advanced. The weights may be damaged, or "
+            "the dtype too narrow: try model_kwargs={'dtype': 'float32'}."
+        )

@@ -1,0 +1,69 @@
+"""Adapters on disk, one folder each, in the file format of PEFT."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from evoemb._errors import EvoembError
+from evoemb.modules.adapters import AdapterConfig, add_adapter, lora_layers
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+_PREFIX = "base_model.model."
+
+
+def save_adapter(model: nn.Module, name: str, folder: str | Path) -> None:
+    """Write the adapter ``name`` of ``model`` to ``folder``; PEFT loads it as it is."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, torch.Tensor] = {}
+    config, targets = AdapterConfig(), []
+    for layer_name, layer in lora_layers(model):
+        if name in layer.lora_config:
+            config = layer.lora_config[name]
+            targets.append(layer_name)
+            tensors[f"{_PREFIX}{layer_name}.lora_A.weight"] = layer.lora_A[name].weight.detach().contiguous()
+            tensors[f"{_PREFIX}{layer_name}.lora_B.weight"] = layer.lora_B[name].weight.detach().contiguous()
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    description = {
+        "peft_type": "LORA",
+        "task_type": "FEATURE_EXTRACTION",
+        "base_model_name_or_path": getattr(getattr(model, "config", None), "_name_or_path", "") or None,
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "target_modules": targets,
+        "bias": "none",
+        "inference_mode": True,
+    }
+    (folder / CONFIG_FILE).write_text(json.dumps(description, indent=2), encoding="utf-8")
+
+
+def load_adapter(model: nn.Module, name: str, weights_path: str | Path, config_path: str | Path) -> None:
+    """Put the adapter read from two files of a PEFT folder on ``model`` under ``name``.
+
+    Raises:
+        EvoembError: A layer that the files name is missing from the model, or its shape differs.
+    """
+    description = json.loads(Path(config_path).read_text(encoding="utf-8"))
+    config = AdapterConfig(description["r"], description["lora_alpha"], description["lora_dropout"])
+    add_adapter(model, name, config, description["target_modules"])
+    tensors = load_file(weights_path)
+    for layer_name, layer in lora_layers(model):
+        if name not in layer.lora_config:
+            continue
+        for part in ("lora_A", "lora_B"):
+            key = f"{_PREFIX}{layer_name}.{part}.weight"
+            target = getattr(layer, part)[name].weight
+            if key not in tensors or tensors[key].shape != target.shape:
+                given = tuple(tensors[key].shape) if key in tensors else "nothing"
+                raise EvoembError(
+                    f"Adapter {name!r} in {weights_path} holds {given} for {key}, but the backbone expects "
+                    f"{tuple(target.shape)}. The adapter belongs to another backbone: load it with its own."
+                )
+            target.data.copy_(tensors[key])

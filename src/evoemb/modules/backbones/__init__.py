@@ -1,0 +1,1 @@
+"""How the layers of known backbone families are taken apart, for readers that act inside a layer."""

@@ -1,0 +1,90 @@
+"""How the memory of a model is built: every choice, JSON-plain, saved with the model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+from evoemb._errors import InputError
+
+ReaderName = Literal["prefix", "attention"]
+READERS: tuple[ReaderName, ...] = ("prefix", "attention")
+MemoryInit = Literal["gated", "paper"]
+MEMORY_INITS: tuple[MemoryInit, ...] = ("gated", "paper")
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryConfig:
+    """Choices that make a backbone evolvable.
+
+    Args:
+        reader: ``"prefix"``: latents are input tokens before the turn. ``"attention"``: the top layers attend to them.
+        num_latents: ``K``, latents a turn.
+        capacity_latents: ``C``, latents the queue keeps.
+        segment_turns: Turns that one memory forward reads together at most.
+        segment_tokens: Tokens that one memory forward reads together at most.
+        init: ``"gated"``: an untrained memory hardly moves an embedding. ``"paper"``: the paper's own stack, with
+            identity-initialised projections and no gate (prefix reader only).
+        memory_layers: Layers, from the top, that attend to the queue (attention reader only); None means half of them.
+        lora_rank: Rank of both adapters.
+        lora_alpha: Scale of both adapters; the update is multiplied by ``lora_alpha / lora_rank``.
+        lora_dropout: Dropout before both adapters in training.
+        gate_bias: Initial bias on the attention to memory (natural logarithm); None leaves it to the reader.
+        end_of_text_id: Token id that ends every text; None tokenizes as the base model does.
+
+    Source: EvoEmbedding (arXiv 2606.21649) for K 16, C 512, rank 64, alpha 128, 16 turns and 2048 tokens a segment.
+    """
+
+    reader: ReaderName = "prefix"
+    num_latents: int = 16
+    capacity_latents: int = 512
+    segment_turns: int = 16
+    segment_tokens: int = 2048
+    init: MemoryInit = "gated"
+    memory_layers: int | None = None
+    lora_rank: int = 64
+    lora_alpha: float = 128.0
+    lora_dropout: float = 0.1
+    gate_bias: float | None = None
+    end_of_text_id: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check every value at the door."""
+        if self.reader not in READERS:
+            raise InputError(f"memory_reader={self.reader!r} is not known. Use one of {', '.join(READERS)}.")
+        if self.init not in MEMORY_INITS:
+            raise InputError(f"init={self.init!r} is not known. Use one of {', '.join(MEMORY_INITS)}.")
+        if self.reader == "attention" and self.init == "paper":
+            raise InputError('init="paper" describes the prefix reader. Use memory_reader="prefix" with it.')
+        positive = ("num_latents", "capacity_latents", "segment_turns", "segment_tokens", "lora_rank", "memory_layers")
+        for name in positive:
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise InputError(f"{name}={value!r} was given. Use a whole number of 1 or more.")
+        if self.capacity_latents < self.num_latents:
+            raise InputError(
+                f"capacity_latents={self.capacity_latents} is less than num_latents={self.num_latents}. "
+                "The queue must keep at least the latents of one turn."
+            )
+
+    @classmethod
+    def for_backbone(cls, *, causal: bool, **choices: Any) -> MemoryConfig:
+        """Give the defaults for a decoder (``causal``) or an encoder, with ``choices`` in their place.
+
+        Raises:
+            InputError: A name in ``choices`` is not a field of this class.
+        """
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(choices) - known):
+            raise InputError(f"memory_kwargs names {', '.join(unknown)}. Known names are {', '.join(sorted(known))}.")
+        given = {name: value for name, value in choices.items() if value is not None}
+        reader = given.get("reader", "prefix" if causal else "attention")
+        small: dict[str, Any] = {"num_latents": 4, "capacity_latents": 128, "lora_rank": 16, "lora_alpha": 32.0}
+        defaults: dict[str, Any] = {} if causal else {**small, "segment_turns": 1}
+        if reader == "attention":
+            defaults = {**small, "segment_turns": 1}
+        return replace(cls(), **{**defaults, "reader": reader, **given})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the choices as JSON-plain values; ``MemoryConfig(**config.to_dict()) == config``."""
+        return asdict(self)

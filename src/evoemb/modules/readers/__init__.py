@@ -1,0 +1,1 @@
+"""How a backbone reads the memory and writes to it; one reader a file."""

@@ -1,0 +1,236 @@
+"""The first module of the stack: a text backbone that also reads a memory and writes to it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers.base.modules import Transformer
+from torch import Tensor, nn
+
+from evoemb._errors import EvoembError, InputError
+from evoemb.modules.adapter_files import CONFIG_FILE, WEIGHTS_FILE, load_adapter, save_adapter
+from evoemb.modules.adapters import (
+    MEMORY_ADAPTER,
+    RETRIEVER_ADAPTER,
+    is_adapter_parameter,
+    keep_adapter_in_checkpoints,
+    lora_layers,
+    using,
+)
+from evoemb.modules.backbones.lookup import family_of, is_causal
+from evoemb.modules.config import MemoryConfig
+from evoemb.modules.readers.attention import AttentionReader
+from evoemb.modules.readers.prefix import PrefixReader
+
+# Features of a read: texts (N, T) see a finished memory, (N or 1, M, S), newest latent last.
+MEMORY = "memory"
+MEMORY_MASK = "memory_mask"
+# Features of a block: consecutive turns of several streams, each sees the turns before it (attention reader).
+CARRIED = "carried_latents"
+CARRIED_MASK = "carried_mask"
+ROW_STREAM = "row_stream"
+ROW_INDEX = "row_index"
+# What a block leaves: new latents (N, K, S).
+LATENTS = "latents"
+
+MEMORY_FILE = "memory.safetensors"
+MEMORY_CONFIG_FILE = "memory_config.json"
+ADAPTERS_FOLDER = "adapters"
+
+
+class StatefulTransformer(Transformer):
+    """A sentence-transformers ``Transformer`` with a memory reader and two adapters.
+
+    Without memory features it is its parent, bit for bit: the same tokenizer, the same forward, under the retriever
+    adapter of a prefix reader. With them, ``token_embeddings`` are conditioned on the memory.
+
+    Args:
+        model_name_or_path: As in the parent.
+        memory: Choices of the memory, a :class:`MemoryConfig` or its dictionary; None chooses by the backbone.
+        **kwargs: Passed on to the parent.
+    """
+
+    # Not for use through plain SentenceTransformer: declared so that passing them gives our error, not a generic one.
+    forward_kwargs: set[str] = {"stateful", "state", "memory"}
+
+    def __init__(
+        self, model_name_or_path: str, *, memory: MemoryConfig | dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(model_name_or_path, **kwargs)
+        self._attach_memory(memory or {})
+
+    @classmethod
+    def adopt(cls, transformer: Transformer, memory: MemoryConfig | dict[str, Any] | None = None) -> StatefulTransformer:
+        """Turn a loaded ``Transformer`` into a stateful one; it keeps its backbone, tokenizer and settings.
+
+        The object itself changes its class: it then encodes texts without memory exactly as before.
+        """
+        transformer.__class__ = cls
+        stateful: StatefulTransformer = transformer  # type: ignore[assignment]
+        stateful._attach_memory(memory or {})
+        return stateful
+
+    def _attach_memory(self, memory: MemoryConfig | dict[str, Any]) -> None:
+        """Build the reader and the adapters."""
+        if self.backend != "torch":
+            raise InputError(f'backend="{self.backend}" cannot carry a memory. Use backend="torch".')
+        if not isinstance(memory, MemoryConfig):
+            memory = MemoryConfig.for_backbone(causal=is_causal(self.model), **memory)
+        # Packed rows would lose the boundary between memory and text.
+        self.unpad_inputs = False
+        self.memory_config = memory
+        self.reader: AttentionReader | PrefixReader
+        if memory.reader == "attention":
+            self.reader = AttentionReader(family_of(self.model), memory)
+        else:
+            self.reader = PrefixReader(self.model, memory)
+        self.reader.add_adapters()
+        self._freeze_base()
+
+    def _freeze_base(self) -> None:
+        """Leave gradients to the adapters and the reader; users may thaw what they name."""
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(is_adapter_parameter(name))
+
+    @property
+    def is_memory_trained(self) -> bool:
+        """Whether any adapter has left its zero start."""
+        return any(bool(up.weight.any()) for _, layer in lora_layers(self.model) for up in layer.lora_B.values())
+
+    def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
+        """Tokenize texts as the parent does; ends them with the end-of-text id where the model asks for it."""
+        _refuse_state(kwargs)
+        end = self.memory_config.end_of_text_id
+        if end is None:
+            return super().preprocess(inputs, prompt=prompt, **kwargs)
+        texts = [f"{prompt or ''}{text}" for text in inputs]
+        return self.tokenizer.pad({"input_ids": self._ids_with_end(texts, end)}, return_tensors="pt") | {
+            "modality": "text"
+        }
+
+    def _ids_with_end(self, texts: list[str], end: int) -> list[list[int]]:
+        """Tokenize without special tokens and append ``end`` unless a text ends with it already."""
+        room = self.max_seq_length or None
+        rows: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        rows = [ids if ids and ids[-1] == end else [*ids, end] for ids in rows]
+        return [ids if room is None or len(ids) <= room else [*ids[: room - 1], end] for ids in rows]
+
+    def token_ids(self, texts: list[str], prompt: str | None = None, **kwargs: Any) -> list[list[int]]:
+        """Give each text's token ids as :meth:`preprocess` makes them, without padding, at least one a text.
+
+        Args:
+            **kwargs: Passed on to the parent's ``preprocess`` (``task``, ``processing_kwargs``).
+        """
+        features = self.preprocess(texts, prompt=prompt, **kwargs)
+        rows = zip(features["input_ids"], features["attention_mask"].bool(), strict=True)
+        found: list[list[int]] = [ids[mask].tolist() for ids, mask in rows]
+        filler = next((i for i in (self.tokenizer.eos_token_id, self.tokenizer.pad_token_id) if i is not None), 0)
+        return [ids or [filler] for ids in found]
+
+    def full_length(self, text: str) -> int:
+        """Count the tokens ``text`` would have if it were not cut to the model's window."""
+        end = self.memory_config.end_of_text_id
+        ids = self.tokenizer(text, add_special_tokens=end is None, truncation=False, verbose=False)["input_ids"]
+        return len(ids) + (end is not None and ids[-1:] != [end])
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Write ``token_embeddings`` ``(N, T, H)``: stateless, on a finished memory, or over a block of turns."""
+        _refuse_state(kwargs)
+        ids, mask = features.get("input_ids"), features.get("attention_mask")
+        if CARRIED in features:
+            output = self.reader.read_and_write(  # type: ignore[operator]
+                ids, mask, *(features[key] for key in (CARRIED, CARRIED_MASK, ROW_STREAM, ROW_INDEX))
+            )
+            return {**features, "token_embeddings": output.hidden, LATENTS: output.latents}
+        if MEMORY not in features:
+            with using(RETRIEVER_ADAPTER if self.memory_config.reader == "prefix" else None):
+                return super().forward(features, **kwargs)
+        memory = (features[MEMORY], features[MEMORY_MASK])
+        if isinstance(self.reader, AttentionReader):
+            return {**features, "token_embeddings": self.reader.read(ids, mask, *memory)}
+        read = self.reader.read(ids, mask, *memory)
+        return {**features, "token_embeddings": read.hidden, "attention_mask": read.attention_mask}
+
+    def keep_adapter_in_checkpoints(self) -> None:
+        """Make gradient checkpointing recompute under the adapter of the forward pass."""
+        keep_adapter_in_checkpoints(self.model)
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write the bare backbone, the tokenizer, the adapters and the reader's own weights; never a state."""
+        base = {name: tensor for name, tensor in self.model.state_dict().items() if not is_adapter_parameter(name)}
+        self.model.save_pretrained(output_path, state_dict=base)
+        self.processor.save_pretrained(output_path)
+        self.save_config(output_path)
+        folder = Path(output_path)
+        (folder / MEMORY_CONFIG_FILE).write_text(json.dumps(self.memory_config.to_dict(), indent=2), encoding="utf-8")
+        tensors = {name: tensor.detach().contiguous() for name, tensor in self.reader.state_dict().items()}
+        save_file(tensors, folder / MEMORY_FILE, metadata={"format": "pt"})
+        for name in (MEMORY_ADAPTER, RETRIEVER_ADAPTER):
+            save_adapter(self.model, name, folder / ADAPTERS_FOLDER / name)
+
+    @classmethod
+    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> StatefulTransformer:
+        """Load from a folder or the Hub; arguments as in the parent's ``load``."""
+        hub = {
+            key: kwargs[key] for key in ("token", "cache_folder", "revision", "local_files_only") if key in kwargs
+        }
+
+        def fetch(filename: str, within: str = "") -> str:
+            path = cls.load_file_path(
+                model_name_or_path, filename, subfolder="/".join(part for part in (subfolder, within) if part), **hub
+            )
+            if path is None:
+                raise EvoembError(
+                    f"{model_name_or_path} has no {within + '/' if within else ''}{filename}, which an evoemb model needs. "
+                    "The folder or repository is incomplete: save the model again with save_pretrained."
+                )
+            return path
+
+        config = json.loads(Path(fetch(MEMORY_CONFIG_FILE)).read_text(encoding="utf-8"))
+        init_kwargs = cls._load_init_kwargs(model_name_or_path, subfolder=subfolder, **kwargs)
+        module = cls(model_name_or_path, memory=MemoryConfig(**config), **init_kwargs)
+        _load_reader(module.reader, fetch(MEMORY_FILE))
+        for name in (MEMORY_ADAPTER, RETRIEVER_ADAPTER):
+            folder = f"{ADAPTERS_FOLDER}/{name}"
+            load_adapter(module.model, name, fetch(WEIGHTS_FILE, folder), fetch(CONFIG_FILE, folder))
+        module._freeze_base()
+        return module
+
+    def __repr__(self) -> str:
+        """Name the backbone and the memory's main choices."""
+        memory = self.memory_config
+        return (
+            f"StatefulTransformer({type(self.model).__name__}, memory_reader={memory.reader!r}, "
+            f"num_latents={memory.num_latents}, capacity_latents={memory.capacity_latents})"
+        )
+
+
+def _load_reader(reader: nn.Module, path: str) -> None:
+    """Fill a reader from its file, in the reader's own dtype."""
+    tensors = load_file(path)
+    expected: dict[str, Tensor] = reader.state_dict()
+    wrong = [name for name in expected if name not in tensors or tensors[name].shape != expected[name].shape]
+    if wrong or set(tensors) - set(expected):
+        extra = sorted(set(tensors) - set(expected))
+        raise EvoembError(
+            f"{path} does not fit this reader: missing or of another shape {wrong}, unexpected {extra}. "
+            "The file belongs to another memory configuration; load the folder it came with."
+        )
+    with torch.no_grad():
+        for name, parameter in reader.named_parameters():
+            parameter.copy_(tensors[name])
+
+
+def _refuse_state(kwargs: dict[str, Any]) -> None:
+    """Refuse order-dependent calls that reach the module without the model that threads the state."""
+    given = [name for name in ("stateful", "state", "memory") if kwargs.pop(name, None)]
+    if given:
+        raise InputError(
+            f"encode was called with {', '.join(given)}, but this model was loaded with plain SentenceTransformer, which "
+            "sorts texts by length and so loses their order. Load it with `from evoemb import EvoEmbedding; "
+            "EvoEmbedding(path)`."
+        )

@@ -1,0 +1,157 @@
+"""The memory state that callers hold: passed to ``encode`` explicitly, advanced all or nothing."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from evoemb._errors import StateError
+from evoemb.persistence import read_state, write_state
+from evoemb.stream_memory import StateSpec, StreamMemory
+
+
+class MemoryState:
+    """What a model remembers of one or several streams.
+
+    A state is a handle to a value. ``model.encode(turns, stateful=True, state=state)`` computes a new value and swaps it
+    in at the end, so a call that fails leaves the state as it was. ``encode(..., state=state)`` without
+    ``stateful=True`` only reads it. Make one with ``model.new_state()`` or :meth:`load`.
+
+    Its size is bounded: the queue's ``C`` latents a stream and, where the model reads several turns together, the
+    token ids and latents of the segment that is still open.
+    """
+
+    def __init__(self, spec: StateSpec, memories: Sequence[StreamMemory]) -> None:
+        if not memories:
+            raise StateError("A state needs at least one stream, but none was given. Use model.new_state().")
+        self._spec = spec
+        self._memories = tuple(memories)
+        self._lock = threading.Lock()
+
+    @property
+    def spec(self) -> StateSpec:
+        """What the state belongs to: model, reader, sizes and packing."""
+        return self._spec
+
+    @property
+    def batch_size(self) -> int:
+        """Number of streams."""
+        return len(self._memories)
+
+    @property
+    def num_turns(self) -> int | tuple[int, ...]:
+        """Turns ever read: a number for one stream, one number a stream for several."""
+        return _single_or_all([memory.num_turns for memory in self._memories])
+
+    @property
+    def num_latents(self) -> int | tuple[int, ...]:
+        """Latents in the queue now, at most ``C``: a number for one stream, one number a stream for several."""
+        return _single_or_all([latents.shape[0] for latents in self.latents])
+
+    @property
+    def latents(self) -> list[Tensor]:
+        """The queue of each stream as it would be read now, ``(<=C, S)``, oldest latent first."""
+        return [memory.queue(self._spec.capacity_latents) for memory in self._memories]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held for all streams."""
+        return sum(memory.nbytes for memory in self._memories)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the latents lie."""
+        return self._memories[0].latents.device
+
+    def __len__(self) -> int:
+        return len(self._memories)
+
+    def __getitem__(self, index: int | slice) -> MemoryState:
+        """Give one stream, or a slice of them, as a state of its own. Later changes of either do not touch the other."""
+        chosen = self._memories[index] if isinstance(index, slice) else (self._memories[index],)
+        return MemoryState(self._spec, chosen)
+
+    def __repr__(self) -> str:
+        return (
+            f"MemoryState(batch_size={self.batch_size}, num_turns={self.num_turns}, num_latents={self.num_latents}, "
+            f"nbytes={self.nbytes}, model={self._spec.model_id!r})"
+        )
+
+    def clone(self) -> MemoryState:
+        """Give an independent copy that shares no storage."""
+        return MemoryState(self._spec, [memory.copy() for memory in self._memories])
+
+    def reset(self) -> None:
+        """Forget everything that was read; the number of streams stays."""
+        with self._lock:
+            self._memories = tuple(
+                StreamMemory.empty(self._spec.latent_size, dtype=memory.latents.dtype, device=memory.latents.device)
+                for memory in self._memories
+            )
+
+    def to(self, device: torch.device | str) -> MemoryState:
+        """Move the latents to ``device``, in place like ``torch.nn.Module.to``; returns the state itself."""
+        with self._lock:
+            self._memories = tuple(memory.to(device) for memory in self._memories)
+        return self
+
+    @classmethod
+    def stack(cls, states: Sequence[MemoryState]) -> MemoryState:
+        """Join the streams of several states of one model into one state, in order.
+
+        Raises:
+            StateError: No state was given, or they belong to different models or packings.
+        """
+        if not states:
+            raise StateError("stack needs at least one state, but none was given. Pass a list of MemoryState.")
+        first = states[0]
+        for index, state in enumerate(states):
+            if differences := first._spec.differences(state._spec):
+                raise StateError(
+                    f"States 0 and {index} belong to different models: {'; '.join(differences)}. "
+                    "Stack only states of one model."
+                )
+        return cls(first._spec, [memory for state in states for memory in state._memories])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state to a safetensors file, atomically: a crash leaves the old file or the new one."""
+        with self._lock:
+            memories = self._memories
+        write_state(path, self._spec, memories)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> MemoryState:
+        """Read a state that :meth:`save` wrote. Whether it fits a model is checked when it is used.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            StateError: The file is a pickle, damaged, of another format, or holds NaN.
+        """
+        spec, memories = read_state(path)
+        return cls(spec, memories)
+
+    def snapshot(self) -> tuple[StreamMemory, ...]:
+        """Give the current value; it never changes."""
+        return self._memories
+
+    def advance(self, before: tuple[StreamMemory, ...], after: Sequence[StreamMemory]) -> None:
+        """Swap in a new value, if the state still holds the value ``before`` that it was computed from.
+
+        Raises:
+            StateError: Another call advanced the state meanwhile; nothing is changed.
+        """
+        with self._lock:
+            if self._memories is not before:
+                raise StateError(
+                    "The state was advanced by another call while this one was running, so this call's turns were not "
+                    "added. Give each concurrent reader its own state, or retry this call."
+                )
+            self._memories = tuple(after)
+
+
+def _single_or_all(values: list[int]) -> int | tuple[int, ...]:
+    return values[0] if len(values) == 1 else tuple(values)

@@ -1,0 +1,56 @@
+"""The two questions a model asks of the recurrence: read these turns, and encode these texts on that memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+
+from evoemb.stream_memory import StreamMemory
+from evoemb.streaming import attention, prefix
+from evoemb.streaming.prefix import Emitted
+from evoemb.streaming.rows import Limits, Row, Stack, TokenIds, embed_rows
+
+
+def advance(
+    stack: Stack,
+    memories: list[StreamMemory],
+    streams: Sequence[Sequence[TokenIds]],
+    limits: Limits,
+    *,
+    embed: bool = True,
+    texts: Sequence[Sequence[TokenIds]] | None = None,
+) -> Iterator[Emitted]:
+    """Read the next turns of several streams side by side and, if ``embed``, encode each on the memory before it.
+
+    Args:
+        memories: One a stream; replaced in this list as turns are read, never changed themselves.
+        streams: New turns of each stream, as token ids; a stream may have none.
+        texts: Token ids that are encoded for each turn, where they differ from those written to memory (prefix reader).
+
+    Yields:
+        Every turn once, in an order that is convenient; ``memories`` is complete when all were yielded.
+    """
+    if not any(streams):
+        return
+    if stack.transformer.memory_config.reader == "attention":
+        yield from attention.advance(stack, memories, streams, limits, embed=embed)
+    else:
+        yield from prefix.advance(stack, memories, streams, limits, embed=embed, texts=texts)
+
+
+def read(
+    stack: Stack, memories: Sequence[StreamMemory], texts: Sequence[Sequence[TokenIds]], limits: Limits
+) -> list[list[Tensor]]:
+    """Encode texts on finished memories, ``texts[i]`` on ``memories[i]``; nothing is written.
+
+    Returns:
+        One embedding ``(D,)`` a text, in the order given.
+    """
+    queue = stack.queue
+    rows: list[Row] = []
+    for memory, batch in zip(memories, texts, strict=True):
+        readable = queue.read(memory.queue(queue.capacity_latents))
+        rows += [Row(ids, readable) for ids in batch]
+    embeddings = iter(embed_rows(stack, rows, limits))
+    return [[next(embeddings) for _ in batch] for batch in texts]

@@ -1,0 +1,243 @@
+"""What a stream is: strings or chat messages in, the texts of its turns out, in the order given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from evoemb._errors import InputError, InputTypeError
+
+Message: TypeAlias = Mapping[str, Any]
+"""A chat message: ``{"role": "user" | "assistant", "content": str}``; other keys are ignored."""
+
+Stream: TypeAlias = Sequence[str] | Sequence[Message]
+"""Turns in order: one string a turn, or messages that pair into turns. Other sized iterables of these work too."""
+
+_ROLES = ("user", "assistant")
+_STREAM_FORMS = 'a list of strings (one a turn) or a list of {"role": ..., "content": ...} messages'
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedStreams:
+    """The streams found in an input, and in which form they were given, so that results can be given back likewise.
+
+    ``streams`` holds the turn texts of every stream. ``nested`` is True if several streams were given (a list of
+    streams, even of one). ``single`` is True if one bare string or one bare message was given. Never both.
+    """
+
+    streams: list[list[str]]
+    nested: bool
+    single: bool
+
+
+def as_turns(stream: Stream) -> list[str]:
+    """The turn texts of one stream, in order.
+
+    Strings are turns as they are; the empty string is a turn. Messages pair into turns by role: a user message and
+    the assistant message right behind it are one turn; any other message is a turn of its own.
+
+    Args:
+        stream: Strings or messages; a list, tuple, array or column (anything iterable with a length).
+
+    Returns:
+        One text a turn, at least one.
+
+    Raises:
+        InputTypeError: Not a stream (None, a number, bytes, a bare string or message), strings mixed with messages,
+            or content that is not a string.
+        InputError: An empty stream, a message without "role" or "content", or a role other than user and assistant.
+
+    Source: upstream joins a turn's two messages in this wording; pairing by role is evoemb's own
+    (`pairs_by_position` pairs as upstream does).
+    """
+    items = _items(stream)
+    if not items:
+        raise InputError("This stream is empty. A stream needs at least one turn: pass one, or skip the call.")
+    if isinstance(items[0], Mapping):
+        return _pair_by_role([_checked_message(item, index) for index, item in enumerate(items)])
+    return [_checked_text(item, index) for index, item in enumerate(items)]
+
+
+def as_streams(inputs: str | Message | Stream | Sequence[Stream]) -> ParsedStreams:
+    """The streams in an input that may be one text, one message, one stream or several streams.
+
+    Args:
+        inputs: A string, a message, a stream (see `as_turns`), or a sequence of streams.
+
+    Returns:
+        The streams' turn texts and which of these forms was given.
+
+    Raises:
+        InputTypeError: As `as_turns`; also strings or messages beside whole streams in one sequence.
+        InputError: As `as_turns`; also an empty sequence, or an empty stream among several (the text says which).
+    """
+    if isinstance(inputs, str):
+        return ParsedStreams([[inputs]], nested=False, single=True)
+    if isinstance(inputs, Mapping):
+        return ParsedStreams([as_turns([inputs])], nested=False, single=True)
+    items = _items(inputs)
+    if not items:
+        raise InputError(
+            f"There is nothing to read in this input: it is empty. Pass {_STREAM_FORMS}, or a list of such lists."
+        )
+    nested = _is_sequence(items[0])
+    for index, item in enumerate(items):
+        if _is_sequence(item) is not nested:
+            raise InputTypeError(
+                f"Element {index} is {_kind(item)} but element 0 is {_kind(items[0])}: an input is either one stream "
+                "or several. For several, make every element a list (wrap a lone turn in one); for one, pass its turns "
+                "flat."
+            )
+    if not nested:
+        return ParsedStreams([as_turns(items)], nested=False, single=False)
+    return ParsedStreams([_nth_stream(item, index) for index, item in enumerate(items)], nested=True, single=False)
+
+
+def pairs_by_position(messages: Sequence[Message]) -> list[str]:
+    """The turn texts the released checkpoints' own client forms: messages 2i and 2i+1 make one turn, roles ignored.
+
+    For comparing with those checkpoints only: a dialogue with two user messages in a row is mispaired from there on.
+    `as_turns` pairs by role and gives the same texts for messages that alternate and start with the user.
+
+    Args:
+        messages: The history; leave the query out. Their roles may be anything.
+
+    Returns:
+        ``ceil(len(messages) / 2)`` texts; none for no messages.
+
+    Raises:
+        InputTypeError: Not a sequence of messages, or content that is not a string.
+        InputError: A message without "role" or "content".
+
+    Source: upstream model client, ``encode_messages``.
+    """
+    contents = [_checked_message(item, index, roles=None)[1] for index, item in enumerate(_items(messages))]
+    turns = [_join(first, second) for first, second in zip(contents[::2], contents[1::2], strict=False)]
+    if len(contents) % 2:
+        turns.append(f"User: {contents[-1]}")
+    return turns
+
+
+def _pair_by_role(messages: list[tuple[str, str]]) -> list[str]:
+    """Join each user message with the assistant message right behind it; ``messages`` are (role, content)."""
+    turns: list[str] = []
+    waiting: str | None = None  # a user's content that may still get its answer
+    for role, content in messages:
+        if role == "assistant":
+            turns.append(f"Assistant: {content}" if waiting is None else _join(waiting, content))
+            waiting = None
+            continue
+        if waiting is not None:
+            turns.append(f"User: {waiting}")
+        waiting = content
+    if waiting is not None:
+        turns.append(f"User: {waiting}")
+    return turns
+
+
+def _join(first: str, second: str) -> str:
+    """One turn's text. Released checkpoints were trained on this wording, so it is not ours to polish."""
+    if not first:
+        return f"Assistant: {second}"
+    if not second:
+        return f"User: {first}"
+    return f"User: {first}\nAssistant: {second}"
+
+
+def _items(stream: object) -> list[Any]:
+    """The elements of a stream-like input, or an error that says why it is none."""
+    if isinstance(stream, str):
+        raise InputTypeError(
+            f"A stream is {_STREAM_FORMS}, but a str was given. For a stream of one turn, wrap it in a list."
+        )
+    if isinstance(stream, Mapping):
+        raise InputTypeError(
+            f"A stream is {_STREAM_FORMS}, but a dict was given. For a stream of one message, wrap it in a list."
+        )
+    if not _is_sequence(stream):
+        raise InputTypeError(f"A stream is {_STREAM_FORMS}, but {_kind(stream)} was given.{_remedy(stream)}")
+    return list(stream)  # type: ignore[call-overload, no-any-return]  # _is_sequence has checked that it iterates
+
+
+def _is_sequence(value: object) -> bool:
+    """Whether a value can hold turns: it iterates and knows its length. Sets do too, but they lose the order."""
+    if isinstance(value, str | bytes | bytearray | memoryview | Mapping | set | frozenset):
+        return False
+    if getattr(value, "ndim", 1) == 0:  # a 0-d array has __iter__ and __len__ and fails in both
+        return False
+    return hasattr(value, "__iter__") and hasattr(value, "__len__")
+
+
+def _nth_stream(stream: Any, index: int) -> list[str]:
+    """`as_turns` on one of several streams; an error says which."""
+    try:
+        return as_turns(stream)
+    except InputError as error:
+        raise InputError(f"In stream {index} of the several given: {error}") from error
+    except InputTypeError as error:
+        raise InputTypeError(f"In stream {index} of the several given: {error}") from error
+
+
+def _checked_text(item: object, index: int) -> str:
+    """A turn given as a string; ``str()`` because an array's own str type would surprise a tokenizer."""
+    if isinstance(item, str):
+        return str(item)
+    if isinstance(item, Mapping):
+        raise InputTypeError(
+            f"Element {index} is a dict but element 0 is a str: strings and messages are mixed in one stream. "
+            "Pass all turns as strings, or all as messages."
+        )
+    raise InputTypeError(f"Turn {index} is {_kind(item)}, but a turn is a str or a message.{_remedy(item)}")
+
+
+def _checked_message(item: object, index: int, roles: tuple[str, ...] | None = _ROLES) -> tuple[str, str]:
+    """A message's (role, content) after checking both; ``roles=None`` takes any role."""
+    if isinstance(item, str):
+        raise InputTypeError(
+            f"Element {index} is a str, but messages are expected here: strings and messages are mixed in one stream, "
+            "or strings were given where messages belong. Pass all turns as strings, or all as messages."
+        )
+    if not isinstance(item, Mapping):
+        raise InputTypeError(
+            f'Message {index} is {_kind(item)}, but a message is a dict {{"role": ..., "content": ...}}.{_remedy(item)}'
+        )
+    for key in ("role", "content"):
+        if key not in item:
+            raise InputError(
+                f'Message {index} has no "{key}" (its keys: {", ".join(map(repr, item)) or "none"}). '
+                'Give every message "role" and "content", or pass turns as strings.'
+            )
+    role, content = item["role"], item["content"]
+    if roles is not None and role not in roles:
+        raise InputError(
+            f'Message {index} has the role {role!r}, but turns are made of "user" and "assistant" messages. '
+            "Leave this message out, or pass turns as strings."
+        )
+    if not isinstance(content, str):
+        hint = "Content parts are not read: pass their text, joined to one string."
+        if not _is_sequence(content):
+            hint = 'Pass its text; use "" for a message without text.'
+        raise InputTypeError(f"The content of message {index} is {_kind(content)}, but a str is expected. {hint}")
+    return str(role), str(content)
+
+
+def _kind(value: object) -> str:
+    """A value's type as a reader would say it: ``a str``, ``an int``, ``None``."""
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def _remedy(value: object) -> str:
+    """What to do with a value that is no stream or turn, where there is something to say."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return " Decode it to str first."
+    if isinstance(value, set | frozenset):
+        return " A set has no order, and order is meaning here: pass a list."
+    if hasattr(value, "__iter__") and not hasattr(value, "__len__"):
+        return " It can be read only once: pass list(...) of it."
+    if _is_sequence(value):
+        return " For several streams, pass a list in which every element is a stream."
+    return " Pass turns as strings; leave out what has no text."
