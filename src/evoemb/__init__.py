@@ -11,10 +11,12 @@ from evoemb._errors import (
     UnsupportedBackboneError,
 )
 from evoemb.model import EvoEmbedding
+from evoemb.reranker import EvoReranker
 from evoemb.state import MemoryState
 
 __all__ = [
     "EvoEmbedding",
+    "EvoReranker",
     "EvoembError",
     "InputError",
     "InputTypeError",

@@ -86,6 +86,26 @@ def assign(parsed: ParsedStreams, batch_size: int | None, *, stateful: bool) -> 
     )
 
 
+def refuse_parallel(pool: Any, device: Any, output_value: str | None) -> None:
+    """Refuse what would cut a stream apart, or what a stream has none of."""
+    if pool is not None or isinstance(device, (list, tuple)):
+        raise InputError(
+            "A stream is read in order, so it cannot be split over a process pool or several devices. Leave pool out and "
+            "pass one device; to use several, give each process streams of its own."
+        )
+    if output_value != "sentence_embedding":
+        raise InputError(
+            f'output_value={output_value!r} was given. With a memory, encode returns "sentence_embedding" only.'
+        )
+
+
+def wants_progress_bar(show_progress_bar: bool | None) -> bool:
+    """Decide as sentence-transformers does: None shows a bar where logging is at INFO or below."""
+    if show_progress_bar is None:
+        return logging.getLogger("sentence_transformers").getEffectiveLevel() in (logging.INFO, logging.DEBUG)
+    return show_progress_bar
+
+
 class Encoder:
     """Runs the streams of one call through a stack; holds nothing beyond the call.
 

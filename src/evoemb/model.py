@@ -15,13 +15,21 @@ from sentence_transformers.util import semantic_search
 from torch import Tensor, nn
 
 from evoemb._errors import InputError, StateError
-from evoemb.encoding import EncodeOptions, Encoder, MemoryMode, Precision, assign
+from evoemb.encoding import (
+    EncodeOptions,
+    Encoder,
+    MemoryMode,
+    Precision,
+    assign,
+    refuse_parallel,
+    wants_progress_bar,
+)
 from evoemb.model_card import EvoEmbeddingModelCardData
 from evoemb.modules.config import MemoryConfig, ReaderName
 from evoemb.modules.fingerprint import fingerprint
 from evoemb.modules.latent_memory_queue import LatentMemoryQueue
 from evoemb.modules.stateful_transformer import StatefulTransformer
-from evoemb.stack import OWN_MODULES, check_stack, evolving_stack
+from evoemb.stack import check_stack, evolving_stack, own_module
 from evoemb.state import MemoryState
 from evoemb.stream_memory import StateSpec, StreamMemory
 from evoemb.streaming.rows import Limits, Stack
@@ -137,7 +145,9 @@ class EvoEmbedding(SentenceTransformer):
         arguments = dict(prompt_name=prompt_name, prompt=prompt, batch_size=batch_size)
         if not stateful and state is None:
             if memory != "causal":
-                raise InputError(f"memory={memory!r} needs a memory. Pass stateful=True to read the inputs as a stream.")
+                raise InputError(
+                    f"memory={memory!r} needs a memory. Pass stateful=True to read the inputs as a stream."
+                )
             return super().encode(
                 inputs,
                 **arguments,  # type: ignore[arg-type]
@@ -153,7 +163,7 @@ class EvoEmbedding(SentenceTransformer):
                 chunk_size=chunk_size,
                 **kwargs,
             )
-        _refuse_parallel(pool, device, output_value)
+        refuse_parallel(pool, device, output_value)
         options = EncodeOptions(
             Limits(batch_size, max_batch_tokens),
             memory=memory,
@@ -164,7 +174,7 @@ class EvoEmbedding(SentenceTransformer):
             precision=precision,
             to_numpy=convert_to_numpy and not convert_to_tensor,
             to_tensor=convert_to_tensor,
-            show_progress_bar=_wants_bar(show_progress_bar),
+            show_progress_bar=wants_progress_bar(show_progress_bar),
             preprocess_kwargs=kwargs,
         )
         if device is not None:
@@ -176,7 +186,7 @@ class EvoEmbedding(SentenceTransformer):
         self, inputs: Any, state: MemoryState | None, options: EncodeOptions, *, stateful: bool
     ) -> Any:
         """Run the streams; the state is swapped last, so nothing that fails before changes it."""
-        self._check_state(state)
+        self.check_state(state)
         assigned = assign(as_streams(inputs), None if state is None else state.batch_size, stateful=stateful)
         if state is None:
             state = self.new_state(len(assigned.streams))
@@ -273,7 +283,9 @@ class EvoEmbedding(SentenceTransformer):
         """Give the facts ``evoemb info`` prints: backbone, reader, sizes, packing, parameters."""
         transformer, memory = self._transformer, self.memory_config
         trainable = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
-        size = transformer.reader.latent_size * memory.capacity_latents * torch.empty(0, dtype=self.dtype).element_size()
+        size = (
+            transformer.reader.latent_size * memory.capacity_latents * torch.empty(0, dtype=self.dtype).element_size()
+        )
         return {
             "model": self.state_spec.model_id,
             "backbone": type(transformer.model).__name__,
@@ -308,7 +320,7 @@ class EvoEmbedding(SentenceTransformer):
         queue: LatentMemoryQueue = self[1]  # type: ignore[assignment]
         return Stack(self._transformer, queue, self, self.device, extra)
 
-    def _check_state(self, state: MemoryState | None) -> None:
+    def check_state(self, state: MemoryState | None) -> None:
         """Refuse a state that another model made."""
         if state is None:
             return
@@ -336,31 +348,12 @@ class EvoEmbedding(SentenceTransformer):
 
     def _load_module_class_from_ref(self, class_ref: str, *args: Any, **kwargs: Any) -> type:
         """Resolve our own module classes from the installed package; anything else as sentence-transformers does."""
-        return OWN_MODULES.get(class_ref) or super()._load_module_class_from_ref(class_ref, *args, **kwargs)
+        return own_module(class_ref) or super()._load_module_class_from_ref(class_ref, *args, **kwargs)
 
     def _get_model_config(self) -> dict[str, Any]:
         reason = "its embeddings depend on a memory that evoemb threads through the stack"
         requirement = {"evoemb": {"specifier": ">=0.1", "reason": reason}}
         return {**super()._get_model_config(), "requirements": requirement}
-
-
-def _refuse_parallel(pool: Any, device: Any, output_value: str | None) -> None:
-    """Refuse what would cut a stream apart, or what a stream has none of."""
-    if pool is not None or isinstance(device, (list, tuple)):
-        raise InputError(
-            "A stream is read in order, so it cannot be split over a process pool or several devices. Leave pool out and "
-            "pass one device; to use several, give each process streams of its own."
-        )
-    if output_value != "sentence_embedding":
-        raise InputError(
-            f'output_value={output_value!r} was given. With a memory, encode returns "sentence_embedding" only.'
-        )
-
-
-def _wants_bar(show_progress_bar: bool | None) -> bool:
-    if show_progress_bar is None:
-        return logging.getLogger("sentence_transformers").getEffectiveLevel() in (logging.INFO, logging.DEBUG)
-    return show_progress_bar
 
 
 def _check_finite(memories: Sequence[StreamMemory]) -> None:

@@ -15,13 +15,13 @@ from evoemb.modules.backbones.lookup import has_recurrent_layers, is_causal
 from evoemb.modules.config import MemoryConfig
 from evoemb.modules.latent_memory_queue import LatentMemoryQueue
 from evoemb.modules.stateful_transformer import StatefulTransformer
+from evoemb.modules.stream_score import StreamScore
 
 logger = logging.getLogger(__name__)
 
 # Classes that saved models name in modules.json. They are part of the installed package, so no remote code is involved.
-OWN_MODULES: dict[str, type[nn.Module]] = {
-    "evoemb.modules.stateful_transformer.StatefulTransformer": StatefulTransformer,
-    "evoemb.modules.latent_memory_queue.LatentMemoryQueue": LatentMemoryQueue,
+_OWN_MODULES = {
+    f"{module.__module__}.{module.__name__}": module for module in (StatefulTransformer, LatentMemoryQueue, StreamScore)
 }
 
 Modules = list[nn.Module] | OrderedDict[str, nn.Module]
@@ -63,6 +63,11 @@ def evolving_stack(modules: Modules, choices: dict[str, Any], source: str | None
         source or "The model",
     )
     return OrderedDict((str(index), module) for index, module in enumerate(stack))
+
+
+def own_module(class_ref: str) -> type[nn.Module] | None:
+    """Give the module class of this package that a saved model names, or None for any other name."""
+    return _OWN_MODULES.get(class_ref)
 
 
 def fresh_queue(transformer: StatefulTransformer, embedding_dimension: int | None = None) -> LatentMemoryQueue:

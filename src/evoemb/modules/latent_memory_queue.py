@@ -106,9 +106,7 @@ class LatentMemoryQueue(Module):
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> LatentMemoryQueue:
         """Load the module from a folder or the Hub; arguments as in :meth:`Module.load`."""
-        hub = {
-            key: kwargs[key] for key in ("token", "cache_folder", "revision", "local_files_only") if key in kwargs
-        }
+        hub = {key: kwargs[key] for key in ("token", "cache_folder", "revision", "local_files_only") if key in kwargs}
         queue = cls(**cls.load_config(model_name_or_path, subfolder=subfolder, **hub))
         if queue.projection != "none":
             cls.load_torch_weights(model_name_or_path, subfolder=subfolder, model=queue, **hub)

@@ -64,7 +64,9 @@ class StatefulTransformer(Transformer):
         self._attach_memory(memory or {})
 
     @classmethod
-    def adopt(cls, transformer: Transformer, memory: MemoryConfig | dict[str, Any] | None = None) -> StatefulTransformer:
+    def adopt(
+        cls, transformer: Transformer, memory: MemoryConfig | dict[str, Any] | None = None
+    ) -> StatefulTransformer:
         """Turn a loaded ``Transformer`` into a stateful one; it keeps its backbone, tokenizer and settings.
 
         The object itself changes its class: it then encodes texts without memory exactly as before.
@@ -175,9 +177,7 @@ class StatefulTransformer(Transformer):
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> StatefulTransformer:
         """Load from a folder or the Hub; arguments as in the parent's ``load``."""
-        hub = {
-            key: kwargs[key] for key in ("token", "cache_folder", "revision", "local_files_only") if key in kwargs
-        }
+        hub = {key: kwargs[key] for key in ("token", "cache_folder", "revision", "local_files_only") if key in kwargs}
 
         def fetch(filename: str, within: str = "") -> str:
             path = cls.load_file_path(

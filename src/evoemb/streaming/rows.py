@@ -42,7 +42,11 @@ class Limits:
         order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
         batch: list[int] = []
         for index in order:
-            too_many = self.max_tokens is not None and (len(batch) + 1) * lengths[batch[0]] > self.max_tokens if batch else False
+            too_many = (
+                self.max_tokens is not None and (len(batch) + 1) * lengths[batch[0]] > self.max_tokens
+                if batch
+                else False
+            )
             if batch and (len(batch) >= self.batch_size or too_many):
                 yield batch
                 batch = []

@@ -48,9 +48,7 @@ class ModernBertFamily(LayerFamily):
         """Run one block."""
         kind = self.kind(index)
         return output_of(
-            self.layers[index](
-                hidden, attention_mask=inputs.layer_masks[kind], position_embeddings=inputs.rotary[kind]
-            )
+            self.layers[index](hidden, attention_mask=inputs.layer_masks[kind], position_embeddings=inputs.rotary[kind])
         )
 
     def heads(self, index: int, hidden: Tensor, inputs: LayerInputs | None) -> Heads:

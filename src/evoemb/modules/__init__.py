@@ -1,0 +1,1 @@
+"""The modules of the stack and the parts they are built of."""
