@@ -90,8 +90,8 @@ def refuse_parallel(pool: Any, device: Any, output_value: str | None) -> None:
     """Refuse what would cut a stream apart, or what a stream has none of."""
     if pool is not None or isinstance(device, (list, tuple)):
         raise InputError(
-            "A stream is read in order, so it cannot be split over a process pool or several devices. Leave pool out and "
-            "pass one device; to use several, give each process streams of its own."
+            "A stream is read in order, so it cannot be split over a process pool or several devices. Leave pool out "
+            "and pass one device; to use several, give each process streams of its own."
         )
     if output_value != "sentence_embedding":
         raise InputError(
@@ -164,9 +164,10 @@ class Encoder:
         converted = self._convert(torch.cat(embeddings))
         return converted[0] if form == "single" else converted
 
-    def _convert(self, embeddings: Tensor) -> np.ndarray | Tensor | list[Tensor]:
+    def _convert(self, embeddings: Tensor) -> Any:
+        """Quantize and convert ``(n, D)`` to an array, a tensor or a list of tensors."""
         options = self.options
-        quantized: np.ndarray | Tensor = embeddings
+        quantized: Any = embeddings
         if options.precision != "float32":
             quantized = quantize_embeddings(embeddings, precision=options.precision)
         if options.to_tensor:

@@ -84,7 +84,7 @@ class EvoEmbedding(SentenceTransformer):
         self._source = str(model_name_or_path) if model_name_or_path else None
         if modules is not None and model_name_or_path is None:
             modules = evolving_stack(modules, self._memory_choices, None)
-        super().__init__(model_name_or_path, modules=modules, **kwargs)
+        super().__init__(model_name_or_path, modules=modules, **kwargs)  # type: ignore[arg-type]
         check_stack(list(self))
 
     def encode(  # type: ignore[override]
@@ -142,24 +142,26 @@ class EvoEmbedding(SentenceTransformer):
             InputTypeError: The input is no text, stream or list of streams.
             StateError: The state belongs to another model or packing, or holds another number of streams.
         """
-        arguments = dict(prompt_name=prompt_name, prompt=prompt, batch_size=batch_size)
+        plain: Any = super().encode  # typed with one overload a combination of arguments
         if not stateful and state is None:
             if memory != "causal":
                 raise InputError(
                     f"memory={memory!r} needs a memory. Pass stateful=True to read the inputs as a stream."
                 )
-            return super().encode(
+            return plain(
                 inputs,
-                **arguments,  # type: ignore[arg-type]
+                prompt_name=prompt_name,
+                prompt=prompt,
+                batch_size=batch_size,
                 show_progress_bar=show_progress_bar,
-                output_value=output_value,  # type: ignore[arg-type]
+                output_value=output_value,
                 precision=precision,
                 convert_to_numpy=convert_to_numpy,
                 convert_to_tensor=convert_to_tensor,
                 device=device,
                 normalize_embeddings=normalize_embeddings,
                 truncate_dim=truncate_dim,
-                pool=pool,  # type: ignore[arg-type]
+                pool=pool,
                 chunk_size=chunk_size,
                 **kwargs,
             )
@@ -329,8 +331,8 @@ class EvoEmbedding(SentenceTransformer):
         if differences := self.state_spec.differences(state.spec):
             raise StateError(
                 f"This state was made by {state.spec.model_id!r} and does not fit {self.state_spec.model_id!r}: "
-                f"{'; '.join(differences)} (model against state). Load the model that made it, or read the stream again "
-                "into model.new_state()."
+                f"{'; '.join(differences)} (model against state). Load the model that made it, or read the stream "
+                "again into model.new_state()."
             )
 
     def _load_modules(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> Any:
@@ -340,7 +342,7 @@ class EvoEmbedding(SentenceTransformer):
     def _load_default_modules(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> Any:
         """Build the stack of a plain transformers model: its text side only, with embeddings of unit length."""
         modules, module_kwargs = super()._load_default_modules(model_name_or_path, *args, **kwargs)
-        transformer = modules[0]
+        transformer: Any = modules[0]  # type: ignore[index]
         if "text" in getattr(transformer, "modality_config", {}):
             # A chat template would wrap every turn in a conversation of its own.
             transformer.modality_config = dict(_TEXT_ONLY)
@@ -360,6 +362,6 @@ def _check_finite(memories: Sequence[StreamMemory]) -> None:
     latents: list[Tensor] = [memory.latents for memory in memories]
     if not all(bool(torch.isfinite(one).all()) for one in latents):
         raise StateError(
-            "Reading gave latents that are NaN or infinite, so the state was not advanced. The weights may be damaged, or "
-            "the dtype too narrow: try model_kwargs={'dtype': 'float32'}."
+            "Reading gave latents that are NaN or infinite, so the state was not advanced. The weights may be damaged, "
+            "or the dtype too narrow: try model_kwargs={'dtype': 'float32'}."
         )

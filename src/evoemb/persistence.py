@@ -113,8 +113,8 @@ def _refuse_pickle(path: str | os.PathLike[str]) -> None:
 
 def _unreadable(path: str | os.PathLike[str], why: str) -> StateError:
     return StateError(
-        f"{os.fspath(path)} cannot be read as a memory state: {why}. Pass a file written by MemoryState.save, or read the "
-        "stream again into model.new_state()."
+        f"{os.fspath(path)} cannot be read as a memory state: {why}. Pass a file written by MemoryState.save, or read "
+        "the stream again into model.new_state()."
     )
 
 

@@ -57,7 +57,7 @@ class EvoReranker(CrossEncoder):
         activation_fn: Callable[..., Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        self._memory_kwargs = {"memory_reader": memory_reader, "memory_kwargs": memory_kwargs}
+        self._memory_kwargs: dict[str, Any] = {"memory_reader": memory_reader, "memory_kwargs": memory_kwargs}
         name: str | None = None
         if isinstance(model_name_or_path, EvoEmbedding):
             modules = [*model_name_or_path, StreamScore()]
@@ -77,7 +77,7 @@ class EvoReranker(CrossEncoder):
         return 1
 
     @torch.no_grad()
-    def predict(  # type: ignore[override]
+    def predict(
         self,
         inputs: Any,
         prompt_name: str | None = None,
@@ -118,7 +118,7 @@ class EvoReranker(CrossEncoder):
         if device is not None:
             self.to(device)
         self.eval()
-        activation = activation_fn or self.activation_fn
+        activation: Any = activation_fn or self.activation_fn
         found: list[Tensor] = []
         with tqdm(total=len(pairs), desc="Candidates", disable=not wants_progress_bar(show_progress_bar)) as bar:
             for batch in _whole_groups(pairs, batch_size):
@@ -173,7 +173,7 @@ class EvoReranker(CrossEncoder):
         numbers = [index for index, (_, texts) in enumerate(groups) for _ in texts]
         return {_CANDIDATES: _rows(candidates), _QUERIES: _rows(queries), _GROUPS: torch.tensor(numbers)}
 
-    def forward(self, input: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+    def forward(self, input: dict[str, Any], **kwargs: Any) -> dict[str, Any]:  # noqa: A002 - the parent names it so
         """Score preprocessed pairs: adds ``scores`` ``(N, 1)`` in the pairs' order. Differentiable."""
         if _CANDIDATES not in input:
             return super().forward(input, **kwargs)
@@ -231,7 +231,7 @@ class EvoReranker(CrossEncoder):
         return OrderedDict((str(index), module) for index, module in enumerate(stack)), {}
 
     def _is_saved_reranker(self, model_name_or_path: str, kwargs: dict[str, Any]) -> bool:
-        hub = {name: kwargs.get(name) for name in ("token", "cache_folder", "revision")}
+        hub: dict[str, Any] = {name: kwargs.get(name) for name in ("token", "cache_folder", "revision")}
         local = bool(kwargs.get("local_files_only"))
         path = StatefulTransformer.load_file_path(model_name_or_path, "modules.json", **hub, local_files_only=local)
         if path is None:

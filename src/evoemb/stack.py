@@ -13,7 +13,7 @@ from torch import nn
 from evoemb._errors import InputError, UnsupportedBackboneError
 from evoemb.modules.backbones.lookup import has_recurrent_layers, is_causal
 from evoemb.modules.config import MemoryConfig
-from evoemb.modules.latent_memory_queue import LatentMemoryQueue
+from evoemb.modules.latent_memory_queue import LatentMemoryQueue, Projection
 from evoemb.modules.stateful_transformer import StatefulTransformer
 from evoemb.modules.stream_score import StreamScore
 
@@ -73,7 +73,7 @@ def own_module(class_ref: str) -> type[nn.Module] | None:
 def fresh_queue(transformer: StatefulTransformer, embedding_dimension: int | None = None) -> LatentMemoryQueue:
     """Give the untrained queue that fits a transformer's memory configuration."""
     memory = transformer.memory_config
-    projection = "paper" if memory.init == "paper" else "none" if memory.reader == "attention" else "read"
+    projection: Projection = "paper" if memory.init == "paper" else "none" if memory.reader == "attention" else "read"
     queue = LatentMemoryQueue(
         hidden_size=int(transformer.get_embedding_dimension()),
         embedding_dimension=embedding_dimension,
@@ -100,11 +100,11 @@ def check_stack(modules: list[nn.Module]) -> None:
         )
     if not any(isinstance(module, Pooling) for module in modules[2:]):
         raise InputError(f"The modules are {names}; a Pooling must follow LatentMemoryQueue. Add one.")
-    memory, queue = modules[0].memory_config, modules[1]  # type: ignore[union-attr]
+    memory, queue = modules[0].memory_config, modules[1]
     for name in ("num_latents", "capacity_latents"):
         if getattr(memory, name) != getattr(queue, name):
             raise InputError(
-                f"{name} is {getattr(memory, name)} in StatefulTransformer and {getattr(queue, name)} in "  # type: ignore[arg-type]
+                f"{name} is {getattr(memory, name)} in StatefulTransformer and {getattr(queue, name)} in "
                 "LatentMemoryQueue. Build both from one MemoryConfig."
             )
 

@@ -17,8 +17,8 @@ from evoemb.stream_memory import StateSpec, StreamMemory
 class MemoryState:
     """What a model remembers of one or several streams.
 
-    A state is a handle to a value. ``model.encode(turns, stateful=True, state=state)`` computes a new value and swaps it
-    in at the end, so a call that fails leaves the state as it was. ``encode(..., state=state)`` without
+    A state is a handle to a value. ``model.encode(turns, stateful=True, state=state)`` computes a new value and swaps
+    it in at the end, so a call that fails leaves the state as it was. ``encode(..., state=state)`` without
     ``stateful=True`` only reads it. Make one with ``model.new_state()`` or :meth:`load`.
 
     Its size is bounded: the queue's ``C`` latents a stream and, where the model reads several turns together, the
@@ -71,7 +71,7 @@ class MemoryState:
         return len(self._memories)
 
     def __getitem__(self, index: int | slice) -> MemoryState:
-        """Give one stream, or a slice of them, as a state of its own. Later changes of either do not touch the other."""
+        """Give one stream, or a slice of them, as a state of its own; changing either leaves the other as it is."""
         chosen = self._memories[index] if isinstance(index, slice) else (self._memories[index],)
         return MemoryState(self._spec, chosen)
 

@@ -22,8 +22,9 @@ class Hit(NamedTuple):
 
 
 def write(text: str) -> None:
-    """Write one line, or several, to standard output."""
-    sys.stdout.write(f"{text}\n")
+    """Write one line, or several, to standard output; what its encoding cannot show becomes a question mark."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(f"{text}\n".encode(encoding, errors="replace").decode(encoding))
 
 
 def write_notice(text: str) -> None:
@@ -84,7 +85,7 @@ def _shown(value: object) -> str:
 def _table(hits: Sequence[Hit], width: int) -> list[str]:
     """The lines of a table of hits, header first, each at most ``width`` columns."""
     text_width = max(width - 15, _MIN_TEXT_COLUMNS)
-    rows = [f"{hit.score:>7.4f}  {hit.corpus_id:>4}  {_cut(hit.text, text_width)}" for hit in hits]
+    rows = [f"{hit.score:>7.4f}  {hit.corpus_id:>4}  {_cut(hit.text, text_width) or '(empty)'}" for hit in hits]
     return [f"{'score':>7}  {'turn':>4}  text", *rows]
 
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from evoemb.model import EvoEmbedding
     from evoemb.state import MemoryState
 
-_LIBRARIES = ("evoemb", "sentence_transformers", "transformers", "huggingface_hub")
+LIBRARIES = ("evoemb", "sentence_transformers", "transformers", "huggingface_hub")
+"""Loggers that ``--quiet`` keeps from telling anything but errors."""
 
 
 def positive_int(text: str) -> int:
@@ -75,7 +76,7 @@ def load_model(args: argparse.Namespace) -> EvoEmbedding:
     if not show_progress(args):
         _hide_loading_bars()
     if args.quiet:
-        for name in _LIBRARIES:
+        for name in LIBRARIES:
             logging.getLogger(name).setLevel(logging.ERROR)
     from safetensors import SafetensorError
 

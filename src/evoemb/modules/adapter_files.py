@@ -27,8 +27,8 @@ def save_adapter(model: nn.Module, name: str, folder: str | Path) -> None:
         if name in layer.lora_config:
             config = layer.lora_config[name]
             targets.append(layer_name)
-            tensors[f"{_PREFIX}{layer_name}.lora_A.weight"] = layer.lora_A[name].weight.detach().contiguous()
-            tensors[f"{_PREFIX}{layer_name}.lora_B.weight"] = layer.lora_B[name].weight.detach().contiguous()
+            tensors[f"{_PREFIX}{layer_name}.lora_A.weight"] = _tensor(layer.lora_A[name])
+            tensors[f"{_PREFIX}{layer_name}.lora_B.weight"] = _tensor(layer.lora_B[name])
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     description = {
         "peft_type": "LORA",
@@ -67,3 +67,8 @@ def load_adapter(model: nn.Module, name: str, weights_path: str | Path, config_p
                     f"{tuple(target.shape)}. The adapter belongs to another backbone: load it with its own."
                 )
             target.data.copy_(tensors[key])
+
+
+def _tensor(layer: nn.Module) -> torch.Tensor:
+    weight: torch.Tensor = layer.weight  # type: ignore[assignment]
+    return weight.detach().contiguous()

@@ -78,16 +78,18 @@ class LoraLinear(nn.Linear):
         self.lora_A[name], self.lora_B[name] = down, up
         self.lora_config[name] = config
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the parent names it so
         """Apply the layer, with the update of the adapter in use."""
         output = super().forward(input)
         name = _IN_USE.get()
         if name is None or name not in self.lora_config:
             return output
         config = self.lora_config[name]
-        down, up = self.lora_A[name], self.lora_B[name]
+        down: Any = self.lora_A[name]
+        up: Any = self.lora_B[name]
         reduced = down(F.dropout(input, config.dropout, self.training).to(down.weight.dtype))
-        return output + (up(reduced) * config.scaling).to(output.dtype)
+        update: Tensor = up(reduced) * config.scaling
+        return output + update.to(output.dtype)
 
 
 def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
@@ -115,8 +117,8 @@ def target_names(model: nn.Module, *, within: Iterable[str] = ("",)) -> list[str
     named = [name for name in linears if name.rsplit(".", 1)[-1] in PAPER_TARGETS]
     if not linears:
         raise UnsupportedBackboneError(
-            f"{type(model).__name__} has no linear layer in numbered blocks below {prefixes}, so adapters find no place. "
-            "Use a Transformer backbone built of nn.Linear layers."
+            f"{type(model).__name__} has no linear layer in numbered blocks below {prefixes}, so adapters find no "
+            "place. Use a Transformer backbone built of nn.Linear layers."
         )
     return named or linears
 

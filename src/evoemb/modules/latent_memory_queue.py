@@ -48,7 +48,7 @@ class LatentMemoryQueue(Module):
         capacity_latents: int = 512,
         projection: Projection = "none",
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         if projection not in PROJECTIONS:
             raise InputError(f"projection={projection!r} is not known. Use one of {', '.join(PROJECTIONS)}.")
         if num_latents < 1 or capacity_latents < num_latents:
@@ -104,7 +104,9 @@ class LatentMemoryQueue(Module):
             self.save_torch_weights(output_path, safe_serialization=safe_serialization)
 
     @classmethod
-    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> LatentMemoryQueue:
+    def load(  # type: ignore[override]
+        cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any
+    ) -> LatentMemoryQueue:
         """Load the module from a folder or the Hub; arguments as in :meth:`Module.load`."""
         hub = {key: kwargs[key] for key in ("token", "cache_folder", "revision", "local_files_only") if key in kwargs}
         queue = cls(**cls.load_config(model_name_or_path, subfolder=subfolder, **hub))

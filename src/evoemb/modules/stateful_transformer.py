@@ -18,7 +18,6 @@ from evoemb.modules.adapters import (
     RETRIEVER_ADAPTER,
     is_adapter_parameter,
     keep_adapter_in_checkpoints,
-    lora_layers,
     using,
 )
 from evoemb.modules.backbones.lookup import family_of, is_causal
@@ -99,25 +98,31 @@ class StatefulTransformer(Transformer):
             parameter.requires_grad_(is_adapter_parameter(name))
 
     @property
+    def _tokenizer(self) -> Any:
+        return self.tokenizer
+
+    @property
     def is_memory_trained(self) -> bool:
         """Whether any adapter has left its zero start."""
-        return any(bool(up.weight.any()) for _, layer in lora_layers(self.model) for up in layer.lora_B.values())
+        ups = [parameter for name, parameter in self.model.named_parameters() if ".lora_B." in name]
+        return any(bool(up.any()) for up in ups)
 
-    def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
+    def preprocess(  # type: ignore[override]
+        self, inputs: Any, prompt: str | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """Tokenize texts as the parent does; ends them with the end-of-text id where the model asks for it."""
         _refuse_state(kwargs)
         end = self.memory_config.end_of_text_id
         if end is None:
             return super().preprocess(inputs, prompt=prompt, **kwargs)
         texts = [f"{prompt or ''}{text}" for text in inputs]
-        return self.tokenizer.pad({"input_ids": self._ids_with_end(texts, end)}, return_tensors="pt") | {
-            "modality": "text"
-        }
+        padded = self._tokenizer.pad({"input_ids": self._ids_with_end(texts, end)}, return_tensors="pt")
+        return {**padded, "modality": "text"}
 
     def _ids_with_end(self, texts: list[str], end: int) -> list[list[int]]:
         """Tokenize without special tokens and append ``end`` unless a text ends with it already."""
         room = self.max_seq_length or None
-        rows: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        rows: list[list[int]] = self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         rows = [ids if ids and ids[-1] == end else [*ids, end] for ids in rows]
         return [ids if room is None or len(ids) <= room else [*ids[: room - 1], end] for ids in rows]
 
@@ -130,19 +135,20 @@ class StatefulTransformer(Transformer):
         features = self.preprocess(texts, prompt=prompt, **kwargs)
         rows = zip(features["input_ids"], features["attention_mask"].bool(), strict=True)
         found: list[list[int]] = [ids[mask].tolist() for ids, mask in rows]
-        filler = next((i for i in (self.tokenizer.eos_token_id, self.tokenizer.pad_token_id) if i is not None), 0)
+        filler = next((i for i in (self._tokenizer.eos_token_id, self._tokenizer.pad_token_id) if i is not None), 0)
         return [ids or [filler] for ids in found]
 
     def full_length(self, text: str) -> int:
         """Count the tokens ``text`` would have if it were not cut to the model's window."""
         end = self.memory_config.end_of_text_id
-        ids = self.tokenizer(text, add_special_tokens=end is None, truncation=False, verbose=False)["input_ids"]
+        ids = self._tokenizer(text, add_special_tokens=end is None, truncation=False, verbose=False)["input_ids"]
         return len(ids) + (end is not None and ids[-1:] != [end])
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Write ``token_embeddings`` ``(N, T, H)``: stateless, on a finished memory, or over a block of turns."""
         _refuse_state(kwargs)
-        ids, mask = features.get("input_ids"), features.get("attention_mask")
+        ids: Any = features.get("input_ids")
+        mask: Any = features.get("attention_mask")
         if CARRIED in features:
             output = self.reader.read_and_write(  # type: ignore[operator]
                 ids, mask, *(features[key] for key in (CARRIED, CARRIED_MASK, ROW_STREAM, ROW_INDEX))
@@ -175,7 +181,9 @@ class StatefulTransformer(Transformer):
             save_adapter(self.model, name, folder / ADAPTERS_FOLDER / name)
 
     @classmethod
-    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> StatefulTransformer:
+    def load(  # type: ignore[override]
+        cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any
+    ) -> StatefulTransformer:
         """Load from a folder or the Hub; arguments as in the parent's ``load``."""
         hub = {key: kwargs[key] for key in ("token", "cache_folder", "revision", "local_files_only") if key in kwargs}
 
@@ -185,8 +193,8 @@ class StatefulTransformer(Transformer):
             )
             if path is None:
                 raise EvoembError(
-                    f"{model_name_or_path} has no {within + '/' if within else ''}{filename}, which an evoemb model needs. "
-                    "The folder or repository is incomplete: save the model again with save_pretrained."
+                    f"{model_name_or_path} has no {within + '/' if within else ''}{filename}, which an evoemb model "
+                    "needs. The folder or repository is incomplete: save the model again with save_pretrained."
                 )
             return path
 
@@ -230,7 +238,7 @@ def _refuse_state(kwargs: dict[str, Any]) -> None:
     given = [name for name in ("stateful", "state", "memory") if kwargs.pop(name, None)]
     if given:
         raise InputError(
-            f"encode was called with {', '.join(given)}, but this model was loaded with plain SentenceTransformer, which "
-            "sorts texts by length and so loses their order. Load it with `from evoemb import EvoEmbedding; "
+            f"encode was called with {', '.join(given)}, but this model was loaded with plain SentenceTransformer, "
+            "which sorts texts by length and so loses their order. Load it with `from evoemb import EvoEmbedding; "
             "EvoEmbedding(path)`."
         )

@@ -25,7 +25,7 @@ class StreamScore(Module):
     config_keys: list[str] = ["temperature"]
 
     def __init__(self, temperature: float = 0.1) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         if not temperature > 0:
             raise InputError(f"temperature={temperature!r} was given. Use a number above 0.")
         self.temperature = temperature

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.masking_utils import create_bidirectional_mask
 
 from evoemb.modules.backbones.family import Heads, LayerFamily, LayerInputs, merge_heads, output_of, split_heads
@@ -14,9 +15,10 @@ class BertFamily(LayerFamily):
     """Blocks with ``attention.self.{query,key,value}``, ``attention.output`` and a feed-forward chunk."""
 
     @property
-    def layers(self) -> Sequence[nn.Module]:
+    def layers(self) -> Sequence[Any]:
         """The encoder blocks."""
-        return self.backbone.encoder.layer  # type: ignore[no-any-return]
+        layers: Sequence[Any] = self.backbone.encoder.layer
+        return layers
 
     @property
     def layers_name(self) -> str:
@@ -35,18 +37,19 @@ class BertFamily(LayerFamily):
 
     def heads(self, index: int, hidden: Tensor, inputs: LayerInputs | None) -> Heads:
         """Project; positions were added to the embeddings, so none are applied here."""
-        attention = self.layers[index].attention.self  # type: ignore[union-attr]
+        attention = self.layers[index].attention.self
         query, key, value = (
             split_heads(projection(hidden), self.head_dim)
-            for projection in (attention.query, attention.key, attention.value)  # type: ignore[union-attr]
+            for projection in (attention.query, attention.key, attention.value)
         )
         return Heads(query, key, value, query, key)
 
     def finish(self, index: int, hidden: Tensor, attended: Tensor) -> Tensor:
         """Output projection, residual and norm, then the feed-forward chunk."""
         layer = self.layers[index]
-        after_attention = layer.attention.output(merge_heads(attended), hidden)  # type: ignore[union-attr, operator]
-        return layer.feed_forward_chunk(after_attention)  # type: ignore[operator, no-any-return]
+        after_attention = layer.attention.output(merge_heads(attended), hidden)
+        hidden_states: Tensor = layer.feed_forward_chunk(after_attention)
+        return hidden_states
 
     def dropout(self, index: int) -> float:
         """Dropout on attention probabilities."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.masking_utils import create_causal_mask
 
 from evoemb.modules.backbones.family import (
@@ -25,9 +25,10 @@ class DecoderFamily(LayerFamily):
     causal = True
 
     @property
-    def layers(self) -> Sequence[nn.Module]:
+    def layers(self) -> Sequence[Any]:
         """The decoder blocks."""
-        return self.backbone.layers  # type: ignore[return-value]
+        layers: Sequence[Any] = self.backbone.layers
+        return layers
 
     @property
     def layers_name(self) -> str:
@@ -61,12 +62,12 @@ class DecoderFamily(LayerFamily):
     def heads(self, index: int, hidden: Tensor, inputs: LayerInputs | None) -> Heads:
         """Norm, project and repeat keys and values to the query heads, with rotary positions for text."""
         layer = self.layers[index]
-        attention, hidden = layer.self_attn, layer.input_layernorm(hidden)  # type: ignore[operator]
-        query = split_heads(attention.q_proj(hidden), self.head_dim)  # type: ignore[union-attr, operator]
-        key = split_heads(attention.k_proj(hidden), self.head_dim)  # type: ignore[union-attr, operator]
-        value = split_heads(attention.v_proj(hidden), self.head_dim)  # type: ignore[union-attr, operator]
+        attention, hidden = layer.self_attn, layer.input_layernorm(hidden)
+        query = split_heads(attention.q_proj(hidden), self.head_dim)
+        key = split_heads(attention.k_proj(hidden), self.head_dim)
+        value = split_heads(attention.v_proj(hidden), self.head_dim)
         if hasattr(attention, "q_norm"):
-            query, key = attention.q_norm(query), attention.k_norm(key)  # type: ignore[union-attr, operator]
+            query, key = attention.q_norm(query), attention.k_norm(key)
         repeats = query.shape[1] // key.shape[1]
         key, value = (part.repeat_interleave(repeats, dim=1) for part in (key, value))
         if inputs is None:
@@ -77,12 +78,14 @@ class DecoderFamily(LayerFamily):
     def finish(self, index: int, hidden: Tensor, attended: Tensor) -> Tensor:
         """Output projection and residual, then the gated feed-forward and its residual."""
         layer = self.layers[index]
-        hidden = hidden + layer.self_attn.o_proj(merge_heads(attended))  # type: ignore[union-attr, operator]
-        return hidden + layer.mlp(layer.post_attention_layernorm(hidden))  # type: ignore[operator, no-any-return]
+        hidden = hidden + layer.self_attn.o_proj(merge_heads(attended))
+        completed: Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        return completed
 
     def final(self, hidden: Tensor) -> Tensor:
         """Apply the last norm."""
-        return self.backbone.norm(hidden)  # type: ignore[no-any-return]
+        normed: Tensor = self.backbone.norm(hidden)
+        return normed
 
     def dropout(self, index: int) -> float:
         """Dropout on attention probabilities."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 
@@ -24,7 +25,7 @@ class LayerInputs:
 
     hidden: Tensor
     attention_mask: Tensor
-    layer_masks: dict[str, Tensor | None]
+    layer_masks: dict[str, Any]
     rotary: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
@@ -49,12 +50,12 @@ class LayerFamily(ABC):
     causal: bool = False
 
     def __init__(self, backbone: PreTrainedModel) -> None:
-        self.backbone = backbone
-        self.config = backbone.config
+        self.backbone: Any = backbone  # its parts are reached by name, beyond what its type knows
+        self.config: Any = backbone.config
 
     @property
     @abstractmethod
-    def layers(self) -> Sequence[nn.Module]:
+    def layers(self) -> Sequence[Any]:
         """The blocks, in order."""
 
     @property
@@ -120,7 +121,7 @@ class LayerFamily(ABC):
 
 def split_heads(hidden: Tensor, head_dim: int) -> Tensor:
     """Reshape ``(N, T, heads * d)`` to ``(N, heads, T, d)``."""
-    return hidden.unflatten(-1, (-1, head_dim)).transpose(1, 2)
+    return hidden.view(*hidden.shape[:-1], -1, head_dim).transpose(1, 2)
 
 
 def merge_heads(attended: Tensor) -> Tensor:
@@ -138,6 +139,3 @@ def rotate(states: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
 def output_of(layer_output: Tensor | tuple[Tensor, ...]) -> Tensor:
     """Give the hidden states of a layer; some transformers versions wrap them in a tuple."""
     return layer_output[0] if isinstance(layer_output, tuple) else layer_output
-
-
-FamilyFactory = Callable[[PreTrainedModel], LayerFamily]

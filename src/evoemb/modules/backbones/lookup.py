@@ -17,9 +17,9 @@ def family_of(backbone: PreTrainedModel) -> LayerFamily:
     Raises:
         UnsupportedBackboneError: The layers are of no known family, or some of them keep a recurrent state.
     """
-    if _has(backbone, "encoder.layer.0.attention.self.query") and _has(backbone, "encoder.layer.0.attention.output"):
-        if getattr(backbone.config, "position_embedding_type", "absolute") in ("absolute", None):
-            return BertFamily(backbone)
+    absolute = getattr(backbone.config, "position_embedding_type", None) in ("absolute", None)
+    if absolute and all(_has(backbone, f"encoder.layer.0.attention.{name}") for name in ("self.query", "output")):
+        return BertFamily(backbone)
     if _has(backbone, "layers.0.attn.Wqkv") and _has(backbone, "final_norm"):
         return ModernBertFamily(backbone)
     plain = all(kind == "full_attention" for kind in getattr(backbone.config, "layer_types", None) or [])

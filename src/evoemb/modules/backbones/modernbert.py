@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
 
 from evoemb.modules.backbones.family import (
@@ -23,9 +24,10 @@ class ModernBertFamily(LayerFamily):
     """Blocks with ``attn_norm``, ``attn.{Wqkv,Wo}``, ``mlp_norm`` and ``mlp``."""
 
     @property
-    def layers(self) -> Sequence[nn.Module]:
+    def layers(self) -> Sequence[Any]:
         """The encoder blocks."""
-        return self.backbone.layers  # type: ignore[return-value]
+        layers: Sequence[Any] = self.backbone.layers
+        return layers
 
     @property
     def layers_name(self) -> str:
@@ -54,7 +56,7 @@ class ModernBertFamily(LayerFamily):
     def heads(self, index: int, hidden: Tensor, inputs: LayerInputs | None) -> Heads:
         """Norm and project, with rotary positions for text."""
         layer = self.layers[index]
-        fused = layer.attn.Wqkv(layer.attn_norm(hidden))  # type: ignore[union-attr, operator]
+        fused = layer.attn.Wqkv(layer.attn_norm(hidden))
         query, key, value = (split_heads(part, self.head_dim) for part in fused.chunk(3, dim=-1))
         if inputs is None:
             return Heads(query, key, value, query, key)
@@ -64,12 +66,14 @@ class ModernBertFamily(LayerFamily):
     def finish(self, index: int, hidden: Tensor, attended: Tensor) -> Tensor:
         """Output projection and residual, then the gated feed-forward and its residual."""
         layer = self.layers[index]
-        hidden = hidden + layer.attn.out_drop(layer.attn.Wo(merge_heads(attended)))  # type: ignore[union-attr, operator]
-        return hidden + layer.mlp(layer.mlp_norm(hidden))  # type: ignore[operator, no-any-return]
+        hidden = hidden + layer.attn.out_drop(layer.attn.Wo(merge_heads(attended)))
+        completed: Tensor = hidden + layer.mlp(layer.mlp_norm(hidden))
+        return completed
 
     def final(self, hidden: Tensor) -> Tensor:
         """Apply the last norm."""
-        return self.backbone.final_norm(hidden)  # type: ignore[no-any-return]
+        normed: Tensor = self.backbone.final_norm(hidden)
+        return normed
 
     def kind(self, index: int) -> str:
         """Full or sliding attention."""

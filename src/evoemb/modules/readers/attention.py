@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +78,7 @@ class AttentionReader(nn.Module):
         window_turns = max(1, math.ceil(config.capacity_latents / config.num_latents))
         self.num_ages = 1 + math.ceil(math.log2(window_turns)) if window_turns > 1 else 1
         reference = next(family.backbone.parameters())
-        like = {"dtype": reference.dtype, "device": reference.device}
+        like: dict[str, Any] = {"dtype": reference.dtype, "device": reference.device}
         generator = torch.Generator().manual_seed(_INIT_SEED)
         queries = torch.randn(config.num_latents, hidden_size, generator=generator) * _QUERY_STD
         self.memory_queries = nn.Parameter(queries.to(**like))
@@ -119,7 +119,7 @@ class AttentionReader(nn.Module):
         def window(index: int, queries: Tensor | None) -> _Window | None:
             if memory.shape[1] == 0:
                 return None
-            layer = memory.unflatten(-1, (self.num_memory_layers, -1))[:, :, index]
+            layer = self._layer_latents(memory, index)
             heads = self._memory_heads(index, layer)
             return _Window(heads.free_key, heads.value, memory_mask)
 
@@ -164,7 +164,7 @@ class AttentionReader(nn.Module):
                 return None
             fresh = queries.new_zeros(streams, turns, num_latents, queries.shape[-1])
             fresh = fresh.index_put((row_stream, row_index), queries)
-            layer = carried.unflatten(-1, (self.num_memory_layers, -1))[:, :, index]
+            layer = self._layer_latents(carried, index)
             heads = self._memory_heads(index, torch.cat((layer.to(fresh.dtype), fresh.flatten(1, 2)), dim=1))
             rows = (row_stream[:, None], slice(None), slots)  # advanced indices apart: gathered axes come first
             key, value = (part[rows].transpose(1, 2) for part in (heads.free_key, heads.value))
@@ -272,6 +272,11 @@ class AttentionReader(nn.Module):
         )
         value = torch.cat((memory_value, keys.value), dim=2)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=joint, dropout_p=dropout, scale=scale)
+
+    def _layer_latents(self, latents: Tensor, index: int) -> Tensor:
+        """Cut the part ``(B, M, H)`` of stored latents ``(B, M, S)`` that belongs to one memory layer."""
+        size = self.latent_size // self.num_memory_layers
+        return latents[..., index * size : (index + 1) * size]
 
     def _memory_heads(self, index: int, latents: Tensor) -> Heads:
         """Project latents ``(B, M, H)`` of memory layer ``index`` to keys and values, under the retriever adapter."""

@@ -56,9 +56,9 @@ class PrefixReader(nn.Module):
     Args:
         backbone: Any transformers model that takes ``inputs_embeds``.
         config: ``reader`` must be ``"prefix"``. With ``init="gated"`` the attention to memory rows carries one learned
-            bias, so that an untrained memory hardly moves an embedding. Recurrent layers take no bias; there the queue's
-            reading projection starts at zero, and zero rows leave their state untouched. Backbones with sliding windows
-            go without the bias.
+            bias, so that an untrained memory hardly moves an embedding. Recurrent layers take no bias; there the
+            queue's reading projection starts at zero, and zero rows leave their state untouched. Backbones with sliding
+            windows go without the bias.
     """
 
     def __init__(self, backbone: PreTrainedModel, config: MemoryConfig) -> None:
