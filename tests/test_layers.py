@@ -15,8 +15,8 @@ import evoemb
 ROWS: dict[int, tuple[str, ...]] = {
     9: ("cli.*",),  # a client of the public names, like any user
     8: ("__init__",),
-    7: ("convert", "upstream.*"),
-    6: ("evaluation.*", "losses.*", "reranker", "retrieval", "training.*"),
+    7: ("convert", "training.*", "upstream.*"),
+    6: ("evaluation.*", "losses.*", "reranker", "retrieval"),
     5: ("model",),
     4: ("encoding", "model_card"),
     3: ("stack", "state", "streaming.*"),

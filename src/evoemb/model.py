@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
-from sentence_transformers.util import semantic_search
 from torch import Tensor, nn
 
 from evoemb._errors import InputError, StateError
+from evoemb.dialogue.methods import DialogueMethods
 from evoemb.encoding import (
     EncodeOptions,
     Encoder,
@@ -29,31 +29,38 @@ from evoemb.modules.config import MemoryConfig, ReaderName
 from evoemb.modules.fingerprint import fingerprint
 from evoemb.modules.latent_memory_queue import LatentMemoryQueue
 from evoemb.modules.stateful_transformer import StatefulTransformer
+from evoemb.modules.tensor_files import Source
 from evoemb.stack import check_stack, evolving_stack, own_module
 from evoemb.state import MemoryState
 from evoemb.stream_memory import StateSpec, StreamMemory
 from evoemb.streaming.rows import Limits, Stack
-from evoemb.turns import as_streams, as_turns
+from evoemb.streaming.whole import is_stream_batch, run_streams
+from evoemb.turns import as_streams
+from evoemb.upstream.build import UpstreamChoices, build_stack
+from evoemb.upstream.checkpoint import is_upstream
 
 logger = logging.getLogger(__name__)
 
 _TEXT_ONLY = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
 
 
-class EvoEmbedding(SentenceTransformer):
+class EvoEmbedding(DialogueMethods):
     """Embed texts conditioned on a stream of turns read before them.
 
     Without ``stateful`` and ``state`` it is a SentenceTransformer, bit for bit. With them, turns are read in order into
     a bounded memory, and every embedding sees that memory.
 
     Args:
-        model_name_or_path: A saved evoemb model (Hub id or folder), or any sentence-transformers or transformers text
-            model, which gets a fresh, untrained memory and keeps its own embeddings where the memory is empty.
+        model_name_or_path: A saved evoemb model or a released EvoRAG checkpoint (Hub id or folder), or any
+            sentence-transformers or transformers text model, which gets a fresh, untrained memory and keeps its own
+            embeddings where the memory is empty.
         memory_reader: How a fresh memory is read: ``"prefix"`` (latents as input tokens; default for decoders) or
             ``"attention"`` (the top layers attend to the queue; default for encoders).
         num_latents: ``K``, latents a turn of a fresh memory; None means 16, or 4 with the attention reader.
         capacity_latents: ``C``, latents the queue of a fresh memory keeps; None means 512, or 128.
         memory_kwargs: Further choices of a fresh memory: fields of :class:`evoemb.modules.config.MemoryConfig`.
+        upstream_kwargs: For a released checkpoint: ``base_model``, ``tokenizer`` and ``token_ids`` of
+            :func:`evoemb.load_upstream`.
         modules: Modules of a stack, instead of a name.
         **kwargs: As for SentenceTransformer (``device``, ``prompts``, ``truncate_dim``, ``model_kwargs``, ``revision``,
             ``token``, ``cache_folder``, ``local_files_only``, ...).
@@ -75,12 +82,14 @@ class EvoEmbedding(SentenceTransformer):
         num_latents: int | None = None,
         capacity_latents: int | None = None,
         memory_kwargs: dict[str, Any] | None = None,
+        upstream_kwargs: dict[str, Any] | None = None,
         modules: list[nn.Module] | OrderedDict[str, nn.Module] | None = None,
         **kwargs: Any,
     ) -> None:
         named = {"reader": memory_reader, "num_latents": num_latents, "capacity_latents": capacity_latents}
         given = {name: value for name, value in named.items() if value is not None}
         self._memory_choices: dict[str, Any] = {**(memory_kwargs or {}), **given}
+        self._upstream_choices = {"device": kwargs.get("device"), **(upstream_kwargs or {})}
         self._source = str(model_name_or_path) if model_name_or_path else None
         if modules is not None and model_name_or_path is None:
             modules = evolving_stack(modules, self._memory_choices, None)
@@ -183,6 +192,14 @@ class EvoEmbedding(SentenceTransformer):
             self.to(device)
         return self._encode_with_memory(inputs, state, options, stateful=stateful)
 
+    def forward(self, input: dict[str, Any], **kwargs: Any) -> dict[str, Any]:  # noqa: A002 - the parent names it so
+        """Run the modules over texts, or over a batch of whole streams as training gives them."""
+        if not is_stream_batch(input):
+            return super().forward(input, **kwargs)
+        # Not through self(...): a loss may have wrapped this forward, and texts inside a stream are not its business.
+        stack = replace(self._stack(), run=super().forward)
+        return run_streams(stack, input, self.dtype or torch.float32)
+
     @torch.no_grad()
     def _encode_with_memory(
         self, inputs: Any, state: MemoryState | None, options: EncodeOptions, *, stateful: bool
@@ -203,50 +220,6 @@ class EvoEmbedding(SentenceTransformer):
         _check_finite(after)
         state.advance(before, after)
         return result
-
-    def retrieve(
-        self,
-        stream: Any,
-        query: str | Sequence[str],
-        top_k: int | None = 10,
-        state: MemoryState | None = None,
-        *,
-        memory: MemoryMode = "causal",
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-    ) -> Any:
-        """Rank the turns of a stream for a query that is asked after it.
-
-        Args:
-            stream: Strings or ``{"role", "content"}`` messages.
-            query: One question, or several.
-            top_k: Turns returned at most; None returns all.
-            state: Memory that the stream continues. It is not changed: a question leaves no trace.
-            memory: As in :meth:`encode`.
-
-        Returns:
-            ``[{"corpus_id": turn index, "score": cosine, "text": turn}, ...]``, best first, for one query; a list of
-            such lists for several.
-
-        Raises:
-            InputError: The stream or the list of queries is empty or malformed, or ``top_k`` is less than 1.
-            StateError: As in :meth:`encode`; also for a state of several streams.
-        """
-        turns = as_turns(stream)
-        queries = [query] if isinstance(query, str) else as_turns(query)
-        if top_k is not None and top_k < 1:
-            raise InputError(f"top_k={top_k} was given. Use 1 or more, or None for all turns.")
-        if state is not None and state.batch_size != 1:
-            raise StateError(f"retrieve takes one stream, but this state holds {state.batch_size}. Pass state[i].")
-        after = self.new_state() if state is None else state[0]
-        common: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
-        corpus = self.encode_document(
-            turns, stateful=True, state=after, memory=memory, convert_to_tensor=True, **common
-        )
-        asked = self.encode_query(queries, state=after, convert_to_tensor=True, **common)
-        hits = semantic_search(asked.float(), corpus.float(), top_k=top_k or len(turns))
-        ranked = [[{**hit, "text": turns[int(hit["corpus_id"])]} for hit in one] for one in hits]
-        return ranked[0] if isinstance(query, str) else ranked
 
     def new_state(self, batch_size: int = 1) -> MemoryState:
         """Give an empty memory for ``batch_size`` streams.
@@ -311,8 +284,17 @@ class EvoEmbedding(SentenceTransformer):
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
         """Enable gradient checkpointing; every block is recomputed under the adapter it ran with."""
-        super().gradient_checkpointing_enable(gradient_checkpointing_kwargs, **kwargs)
+        backbone = self._transformer.model
+        # Transformers renames it; the old name warns, and goes in version 6.
+        enable = getattr(backbone, "activation_checkpointing_enable", None) or backbone.gradient_checkpointing_enable
+        enable(gradient_checkpointing_kwargs, **kwargs)
         self._transformer.keep_adapter_in_checkpoints()
+
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Do the same under the name that newer trainers call."""
+        self.gradient_checkpointing_enable(activation_checkpointing_kwargs, **kwargs)
 
     @property
     def _transformer(self) -> StatefulTransformer:
@@ -340,7 +322,13 @@ class EvoEmbedding(SentenceTransformer):
         return evolving_stack(modules, self._memory_choices, model_name_or_path), module_kwargs
 
     def _load_default_modules(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> Any:
-        """Build the stack of a plain transformers model: its text side only, with embeddings of unit length."""
+        """Build the stack of a released checkpoint, or of a plain transformers model: its text side, unit length."""
+        source = Source.of_hub_kwargs(model_name_or_path, kwargs)
+        if is_upstream(source):
+            choices = UpstreamChoices.of(kwargs.get("model_kwargs"), self._memory_choices, self._upstream_choices)
+            stack = build_stack(source, choices)
+            self._parse_model_config({"prompts": stack.prompts})
+            return stack.modules, {}
         modules, module_kwargs = super()._load_default_modules(model_name_or_path, *args, **kwargs)
         transformer: Any = modules[0]  # type: ignore[index]
         if "text" in getattr(transformer, "modality_config", {}):

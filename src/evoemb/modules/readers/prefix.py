@@ -138,6 +138,28 @@ class PrefixReader(nn.Module):
             hidden = self._run(_pad_left(parts), kind_rows)
         return [row[kind == _QUERY] for row, kind in zip(hidden, kind_rows, strict=True)]
 
+    def continue_rows(self, rows: Sequence[tuple[Sequence[int], Tensor, int]]) -> list[Tensor]:
+        """Run the bare base model, no adapter, over ``[ first tokens | memory | rest ]``.
+
+        Args:
+            rows: Token ids ``(T,)``, projected memory ``(M, H)`` and the number of tokens in front of it, for each row.
+
+        Returns:
+            For each row the states ``(T + M, H)`` after the last layer, in the order of its inputs.
+        """
+        embed = self.backbone.get_input_embeddings()
+        parts: list[Tensor] = []
+        kinds: list[Tensor] = []
+        for ids, memory, insert in rows:
+            text = embed(torch.as_tensor(ids, device=memory.device))
+            kind = _kinds(text, tokens=len(ids))
+            held = _kinds(text, memory=memory.shape[0])
+            parts.append(torch.cat((text[:insert], memory.to(text.dtype), text[insert:])))
+            kinds.append(torch.cat((kind[:insert], held, kind[insert:])))
+        with using(None):
+            hidden = self._run(_pad_left(parts), _pad_left(kinds))
+        return [row[row.shape[0] - part.shape[0] :] for row, part in zip(hidden, parts, strict=True)]
+
     def _run(self, inputs_embeds: Tensor, kinds: Tensor) -> Tensor:
         """Run the backbone on rows ``(N, L, H)`` whose kinds ``(N, L)`` are padding, memory, text or query."""
         output = self.backbone(

@@ -1,0 +1,160 @@
+"""Rows of training data to the features of one batch of whole streams."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evoemb._errors import InputError
+from evoemb.model import EvoEmbedding
+from evoemb.streaming import whole
+from evoemb.training.answers import AnswerTokens, answer_tokens
+from evoemb.training.columns import StreamExample, parse_row
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "stream_"
+"""Put before every feature, so that the stock trainer hands them to the loss as one dictionary."""
+
+
+@dataclass
+class StreamCollator:
+    """Tokenize rows of streams for :class:`sentence_transformers.SentenceTransformerTrainer`.
+
+    Args:
+        model: Gives tokenizer and prompts: turns carry its ``document`` prompt and queries its ``query`` prompt, as in
+            ``retrieve``.
+        answers: Whether answers are tokenized for the memory loss; None takes them where rows have them and the model
+            is a decoder that reads its memory as a prefix.
+        timestamps: How a turn with a timestamp is written, such as ``"[{timestamp}] {turn}"``; None leaves timestamps
+            out.
+        bptt_turns: Gradients reach back through the queue about this many turns, to the end of a segment; None: all.
+        row_limit: Rows that one forward of the backbone holds at most. Changes speed and peak memory only.
+        token_limit: Rows times the longest row of such a forward at most; None for no limit.
+
+    Raises:
+        InputError: A template without ``{turn}``, or a limit below 1.
+    """
+
+    model: EvoEmbedding
+    answers: bool | None = None
+    timestamps: str | None = None
+    bptt_turns: int | None = None
+    row_limit: int = 64
+    token_limit: int | None = None
+    # The trainer reads it; streams have no label column.
+    valid_label_columns: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Check the options once."""
+        for name in ("bptt_turns", "row_limit", "token_limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name}={value} was given. Use 1 or more, or None for no limit.")
+        if self.timestamps is not None and "{turn}" not in self.timestamps:
+            raise InputError(f'timestamps={self.timestamps!r} has no "{{turn}}". Use e.g. "[{{timestamp}}] {{turn}}".')
+        self._transformer: Any = self.model[0]
+        memory = self.model.memory_config
+        self._can_answer = memory.reader == "prefix" and self._transformer.reader.causal
+        if self.answers and not self._can_answer:
+            raise InputError(
+                "answers=True was given, but only a decoder with memory_reader='prefix' continues a text from its "
+                "memory. Leave answers out, or train on a decoder."
+            )
+        if self.answers is None:
+            self.answers = self._can_answer
+        prompts = self.model.prompts
+        self._query_prompt = prompts.get("query") or None
+        self._turn_prompt = prompts.get("document") or None
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Give the features of a batch, names preceded by ``stream_``.
+
+        Raises:
+            RowError: A row is broken; the text names it by its place in the batch.
+        """
+        examples = [parse_row(row, f"{index} of this batch") for index, row in enumerate(rows)]
+        features = self.features(examples)
+        batch: dict[str, Any] = {f"{PREFIX}{name}": value for name, value in features.items()}
+        if rows and "dataset_name" in rows[0]:
+            batch["dataset_name"] = rows[0]["dataset_name"]
+        return batch
+
+    def features(self, examples: Sequence[StreamExample]) -> dict[str, Any]:
+        """Give the features of checked examples under the names of :mod:`evoemb.streaming.whole`."""
+        turns = [self._turn_texts(example) for example in examples]
+        questions = [question for example in examples for question in example.questions]
+        turn_ids = self._token_ids([text for stream in turns for text in stream], self._turn_prompt)
+        query_ids = self._token_ids([question.text for question in questions], self._query_prompt)
+        input_ids, attention_mask = pad(turn_ids)
+        padded_queries, query_mask = pad(query_ids)
+        features: dict[str, Any] = {
+            # First, as some callers take the size of the batch from the first tensor.
+            whole.NUM_TURNS: torch.tensor([len(stream) for stream in turns]),
+            whole.NUM_QUERIES: torch.tensor([len(example.questions) for example in examples]),
+            whole.INPUT_IDS: input_ids,
+            whole.ATTENTION_MASK: attention_mask,
+            whole.QUERY_IDS: padded_queries,
+            whole.QUERY_MASK: query_mask,
+            whole.ASKED_AT: torch.tensor([question.asked_at for question in questions]),
+            whole.EVIDENCE: pad([question.evidence for question in questions], filler=-1)[0],
+            whole.ROW_LIMIT: self.row_limit,
+        }
+        if self.token_limit is not None:
+            features[whole.TOKEN_LIMIT] = self.token_limit
+        if self.bptt_turns is not None:
+            features[whole.BPTT_TURNS] = self.bptt_turns
+        if self.answers:
+            tokenizer = self._transformer.tokenizer
+            found = [
+                (index, answer_tokens(tokenizer, question.text, question.answer))
+                for index, question in enumerate(questions)
+                if question.answer is not None
+            ]
+            features.update(_answer_features(found))
+        return features
+
+    def count_tokens(self, example: StreamExample) -> int:
+        """Count the tokens of a stream's turns and queries as they are trained on."""
+        ids = self._token_ids(self._turn_texts(example), self._turn_prompt)
+        ids += self._token_ids([question.text for question in example.questions], self._query_prompt)
+        return sum(len(row) for row in ids)
+
+    def _turn_texts(self, example: StreamExample) -> list[str]:
+        if self.timestamps is None or example.timestamps is None:
+            return list(example.turns)
+        pairs = zip(example.turns, example.timestamps, strict=True)
+        return [self.timestamps.format(turn=turn, timestamp=stamp) for turn, stamp in pairs]
+
+    def _token_ids(self, texts: list[str], prompt: str | None) -> list[list[int]]:
+        return self._transformer.token_ids(texts, prompt=prompt) if texts else []
+
+
+def pad(rows: Sequence[Sequence[int]], *, filler: int = 0) -> tuple[Tensor, Tensor]:
+    """Stack rows of token ids to ``(N, T)`` with their mask, padded on the right; ``(0, 1)`` for no rows."""
+    longest = max((len(row) for row in rows), default=1) or 1
+    ids = torch.full((len(rows), longest), filler, dtype=torch.long)
+    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.as_tensor(row, dtype=torch.long)
+        mask[index, : len(row)] = 1
+    return ids, mask
+
+
+def _answer_features(found: Sequence[tuple[int, AnswerTokens]]) -> dict[str, Tensor]:
+    """Give the features of the answers in a batch; none if there are none."""
+    if not found:
+        return {}
+    ids, mask = pad([tokens.ids for _, tokens in found])
+    return {
+        whole.ANSWER_QUERY: torch.tensor([query for query, _ in found]),
+        whole.ANSWER_IDS: ids,
+        whole.ANSWER_MASK: mask,
+        whole.ANSWER_LABELS: pad([tokens.labels for _, tokens in found], filler=-100)[0],
+        whole.ANSWER_INSERT: torch.tensor([tokens.insert for _, tokens in found]),
+    }

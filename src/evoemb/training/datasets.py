@@ -1,0 +1,148 @@
+"""Rows from a list, a file or ``datasets`` to a checked data set that trainers take."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from evoemb._errors import InputError
+from evoemb.training.columns import RowError, StreamExample, parse_row
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 5
+_LOADERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".jsonl.gz": "json"}
+
+
+def load_rows(source: str, *, split: str = "train", streaming: bool = False) -> Any:
+    """Load rows from a JSONL or Parquet file, or from the Hub, unchecked.
+
+    Args:
+        source: A file, a glob of files, or the id of a data set on the Hub.
+        split: Of a data set on the Hub.
+        streaming: Read rows as they are needed, for data that does not fit on the disk.
+
+    Returns:
+        A ``datasets.Dataset``, or an ``IterableDataset`` when streaming.
+
+    Raises:
+        InputError: The file is of another kind or cannot be read.
+        FileNotFoundError: There is no such file.
+    """
+    from datasets import load_dataset
+
+    suffix = "".join(Path(source).suffixes[-2:]) if source.endswith(".gz") else Path(source).suffix
+    is_file = Path(source).exists() or bool(suffix) or "*" in source
+    if not is_file:
+        return load_dataset(source, split=split, streaming=streaming)
+    if suffix not in _LOADERS:
+        raise InputError(f"{source} ends in {suffix or 'nothing'}, expected {', '.join(_LOADERS)}. Convert the file.")
+    if "*" not in source and not Path(source).exists():
+        raise FileNotFoundError(f"{source} does not exist.")
+    if streaming or suffix == ".parquet":
+        return load_dataset(_LOADERS[suffix], data_files=source, split="train", streaming=streaming)
+    return _read_json(source)
+
+
+def stream_dataset(rows: Any, *, bad_rows: str = "raise") -> Any:
+    """Check rows and give the data set a trainer takes.
+
+    Args:
+        rows: A list of rows, a file or Hub id (see :func:`load_rows`), or a ``datasets`` object, or a dictionary of
+            them by name.
+        bad_rows: ``"raise"`` or ``"skip"``. Rows of a streaming data set are checked when they are read: broken ones
+            are skipped with a warning, or raise.
+
+    Returns:
+        A ``Dataset`` of the same columns; an ``IterableDataset`` if one was given.
+
+    Raises:
+        InputError: Rows are broken (the first few are told), or none is left.
+    """
+    import datasets
+
+    if isinstance(rows, str | Path):
+        rows = load_rows(str(rows))
+    if isinstance(rows, Mapping):
+        return datasets.DatasetDict({name: stream_dataset(one, bad_rows=bad_rows) for name, one in rows.items()})
+    if isinstance(rows, datasets.IterableDataset):
+        return rows.filter(_keeps_good_rows) if bad_rows == "skip" else rows
+    good, errors = check_rows(rows)
+    if errors and bad_rows == "raise":
+        told = "\n".join(f"- {error}" for error in errors[:_SHOWN])
+        more = f"\n... and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
+        raise InputError(
+            f"{len(errors)} of {len(good) + len(errors)} rows are broken:\n{told}{more}\nRepair them, or pass "
+            'bad_rows="skip" to leave them out.'
+        )
+    if not good:
+        raise InputError("No row is left to train on. Give at least one stream with a query.")
+    if errors:
+        logger.warning("%d broken rows were left out; the first: %s", len(errors), errors[0])
+    if isinstance(rows, datasets.Dataset):
+        return rows.select(sorted(good)) if errors else rows
+    return datasets.Dataset.from_list([_plain_row(good[index]) for index in sorted(good)])
+
+
+def check_rows(rows: Iterable[Any]) -> tuple[dict[int, StreamExample], list[RowError]]:
+    """Check every row: the good ones by number, and an error for each broken one."""
+    good: dict[int, StreamExample] = {}
+    errors: list[RowError] = []
+    for index, row in enumerate(rows):
+        try:
+            good[index] = parse_row(row, index)
+        except RowError as error:
+            errors.append(error)
+    return good, errors
+
+
+def _keeps_good_rows(row: Any) -> bool:
+    try:
+        parse_row(row, "of a streaming data set")
+    except RowError as error:
+        logger.warning("A broken row was left out: %s", error)
+        return False
+    return True
+
+
+def _plain_row(example: StreamExample) -> dict[str, Any]:
+    """Bring a checked example to one set of columns, whatever form its row had; Arrow takes no mixture."""
+    answers = [question.answer for question in example.questions]
+    return {
+        "turns": list(example.turns),
+        "query": [question.text for question in example.questions],
+        "evidence": [list(question.evidence) for question in example.questions],
+        "asked_at": [question.asked_at for question in example.questions],
+        "answer": answers if any(answer is not None for answer in answers) else None,
+        "timestamps": list(example.timestamps) if example.timestamps is not None else None,
+    }
+
+
+def _read_json(path: str) -> Any:
+    """Read JSON or JSON lines row by row, so that rows of differing form do not break the load."""
+    import glob
+    import gzip
+    import json
+
+    rows: list[Any] = []
+    for name in sorted(glob.glob(path)) or [path]:
+        opener = gzip.open if name.endswith(".gz") else open
+        with opener(name, "rt", encoding="utf-8") as file:
+            try:
+                if name.endswith(".json"):
+                    loaded = json.load(file)
+                    rows += loaded if isinstance(loaded, list) else [loaded]
+                    continue
+                for number, line in enumerate(file, 1):
+                    if line.strip():
+                        rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                where = f"line {error.lineno}" if name.endswith(".json") else f"line {number}"
+                raise InputError(
+                    f"{name}, {where}: this is no JSON ({error.msg}, column {error.colno}). Repair the line."
+                ) from error
+            except UnicodeDecodeError as error:
+                raise InputError(f"{name} is not UTF-8 text ({error.reason}). Convert the file.") from error
+    return rows

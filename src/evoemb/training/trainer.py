@@ -1,0 +1,116 @@
+"""The sentence-transformers trainer with everything streams need already in place."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Any
+
+from sentence_transformers.sentence_transformer.trainer import SentenceTransformerTrainer
+from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
+from torch import nn
+
+from evoemb._errors import InputError, InputTypeError
+from evoemb.losses import CombinedLoss, EvidenceContrastiveLoss
+from evoemb.model import EvoEmbedding
+from evoemb.training.arguments import EvoEmbeddingTrainingArguments
+from evoemb.training.collator import StreamCollator
+from evoemb.training.columns import parse_row
+from evoemb.training.datasets import stream_dataset
+from evoemb.training.sampler import TokenBudgetBatchSampler
+from evoemb.training.trainable import set_trainable
+
+logger = logging.getLogger(__name__)
+
+
+class EvoEmbeddingTrainer(SentenceTransformerTrainer):
+    """Train an :class:`evoemb.EvoEmbedding` on streams.
+
+    Like ``SentenceTransformerTrainer``, and data may also be a list of rows or the name of a file or Hub data set. Rows
+    are checked before the first step. Without ``loss``, the paper's is taken: the memory loss and the contrastive loss
+    where rows have answers and the base is a decoder that can continue them, else the contrastive loss alone.
+
+    Args:
+        model: The model.
+        args: Training arguments; stock ones work, :class:`EvoEmbeddingTrainingArguments` has more.
+        train_dataset: Rows, see :func:`evoemb.training.parse_row`.
+        eval_dataset: Rows, likewise, or a dictionary of them.
+        **kwargs: As for ``SentenceTransformerTrainer`` (``loss``, ``evaluator``, ``callbacks``, ...).
+
+    Raises:
+        InputError: Rows are broken, or several GPUs are visible to one process.
+        InputTypeError: The model is no EvoEmbedding.
+    """
+
+    def __init__(
+        self,
+        model: EvoEmbedding | None = None,
+        args: SentenceTransformerTrainingArguments | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if model is not None and not isinstance(model, EvoEmbedding):
+            raise InputTypeError(
+                f"model is {type(model).__name__}, expected EvoEmbedding. Load it with EvoEmbedding(name_or_path)."
+            )
+        args = args or EvoEmbeddingTrainingArguments(output_dir="tmp_trainer")
+        if args.n_gpu > 1:
+            raise InputError(
+                f"{args.n_gpu} GPUs are visible to one process, and DataParallel would cut streams apart. Start one "
+                "process a GPU with `torchrun --nproc-per-node N`, or set CUDA_VISIBLE_DEVICES to one."
+            )
+        bad_rows = getattr(args, "bad_rows", "raise")
+        if train_dataset is not None:
+            train_dataset = stream_dataset(train_dataset, bad_rows=bad_rows)
+        if eval_dataset is not None:
+            eval_dataset = stream_dataset(eval_dataset, bad_rows=bad_rows)
+        _read_whole_rows(args, train_dataset)
+        freeze, unfreeze = getattr(args, "freeze", ()), getattr(args, "unfreeze", ())
+        if model is not None and (freeze or unfreeze):
+            set_trainable(model, freeze=freeze, unfreeze=unfreeze)
+        super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+
+    def get_data_collator(self, model: Any, args: Any, processing_class: Any = None) -> Any:
+        """Give the collator of streams, with the options of the arguments."""
+        own = isinstance(args, EvoEmbeddingTrainingArguments)
+        options = {name: getattr(args, name) for name in ("bptt_turns", "row_limit", "token_limit", "timestamps")} if own else {}
+        return StreamCollator(model, **options)
+
+    def get_default_loss(self, model: Any) -> nn.Module:
+        """Give the paper's loss, or the part of it that model and data allow."""
+        reader = model[0].reader
+        continues = model.memory_config.reader == "prefix" and reader.causal
+        tied = getattr(model[0].model.config, "tie_word_embeddings", False)
+        answers = self.data_collator.answers and _has_answers(self.train_dataset)
+        loss: nn.Module
+        if answers and continues and tied:
+            loss = CombinedLoss(model)
+        else:
+            loss = EvidenceContrastiveLoss(model)
+        logger.info("No loss was passed, so %s is used.", type(loss).__name__)
+        return loss
+
+    def get_batch_sampler(self, dataset: Any, batch_size: int, *args: Any, **kwargs: Any) -> Any:
+        """Give the sampler under a token budget if the arguments ask for it."""
+        budget = getattr(self.args, "max_batch_tokens", None)
+        if budget is None or not hasattr(dataset, "__len__") or dataset is not self.train_dataset:
+            return super().get_batch_sampler(dataset, batch_size, *args, **kwargs)
+        collator = self.data_collator
+        lengths = [collator.count_tokens(parse_row(row, index)) for index, row in enumerate(dataset)]
+        return partial(TokenBudgetBatchSampler, lengths=lengths, max_tokens=budget)(dataset, batch_size, seed=kwargs.get("seed", 0))
+
+
+def _read_whole_rows(args: Any, dataset: Any) -> None:
+    """Let every process read rows of its own: accelerate would cut one process's batch by rows of its tensors."""
+    from datasets import IterableDataset
+
+    if isinstance(dataset, IterableDataset) and args.accelerator_config.dispatch_batches is None:
+        args.accelerator_config.dispatch_batches = False
+
+
+def _has_answers(dataset: Any) -> bool:
+    """Tell from the first row whether rows carry answers."""
+    for row in dataset or ():
+        return any(question.answer is not None for question in parse_row(row).questions)
+    return False
