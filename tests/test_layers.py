@@ -15,13 +15,13 @@ import evoemb
 ROWS: dict[int, tuple[str, ...]] = {
     9: ("cli.*",),  # a client of the public names, like any user
     8: ("__init__",),
-    7: ("convert", "training.*", "upstream.*"),
+    7: ("convert", "loading", "training.*"),
     6: ("evaluation.*", "losses.*", "reranker", "retrieval"),
     5: ("model",),
-    4: ("encoding", "model_card"),
+    4: ("dialogue.*", "encoding", "model_card", "upstream.*"),
     3: ("stack", "state", "streaming.*"),
     2: ("modules.*", "persistence"),
-    1: ("defaults", "segments", "stream_memory", "turns"),
+    1: ("defaults", "dialogue_format", "segments", "stream_memory", "turns"),
     0: ("_errors", "_shapes"),
 }
 SENTENCE_TRANSFORMERS_FROM_ROW = 2  # rows below know torch at most

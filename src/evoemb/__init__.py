@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evoemb._errors import (
+        CheckpointError,
         EvoembError,
         InputError,
         InputTypeError,
@@ -13,11 +14,13 @@ if TYPE_CHECKING:
         StateError,
         UnsupportedBackboneError,
     )
+    from evoemb.loading import load_upstream
     from evoemb.model import EvoEmbedding
     from evoemb.reranker import EvoReranker
     from evoemb.state import MemoryState
 
 __all__ = [
+    "CheckpointError",
     "EvoEmbedding",
     "EvoReranker",
     "EvoembError",
@@ -28,12 +31,18 @@ __all__ = [
     "StateError",
     "UnsupportedBackboneError",
     "__version__",
+    "load_upstream",
 ]
 
 __version__ = _version("evoemb")
 
 # Names are imported when first used: `evoemb --help` need not wait for torch.
-_HOMES = {"EvoEmbedding": "evoemb.model", "EvoReranker": "evoemb.reranker", "MemoryState": "evoemb.state"}
+_HOMES = {
+    "EvoEmbedding": "evoemb.model",
+    "EvoReranker": "evoemb.reranker",
+    "MemoryState": "evoemb.state",
+    "load_upstream": "evoemb.loading",
+}
 
 
 def __getattr__(name: str) -> Any:

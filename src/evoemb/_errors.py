@@ -33,3 +33,7 @@ class StateError(EvoembError, ValueError):
 
 class UnsupportedBackboneError(EvoembError, ValueError):
     """The backbone, or a part of it that evoemb has to reach, is of a kind evoemb cannot read a memory with."""
+
+
+class CheckpointError(EvoembError, ValueError):
+    """A checkpoint cannot be loaded: a file or tensor is missing, damaged, or does not fit the model."""

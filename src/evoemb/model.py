@@ -72,7 +72,7 @@ class EvoEmbedding(DialogueMethods):
     Source: EvoEmbedding (arXiv 2606.21649).
     """
 
-    model_card_data_class = EvoEmbeddingModelCardData
+    model_card_data_class = EvoEmbeddingModelCardData  # type: ignore[assignment]
 
     def __init__(
         self,

@@ -22,8 +22,10 @@ from evoemb.modules.adapters import (
 )
 from evoemb.modules.backbones.lookup import family_of, is_causal
 from evoemb.modules.config import MemoryConfig
+from evoemb.modules.dialogue_parts import DialogueParts
 from evoemb.modules.readers.attention import AttentionReader
 from evoemb.modules.readers.prefix import PrefixReader
+from evoemb.modules.tensor_files import Source
 
 # Features of a read: texts (N, T) see a finished memory, (N or 1, M, S), newest latent last.
 MEMORY = "memory"
@@ -33,6 +35,7 @@ CARRIED = "carried_latents"
 CARRIED_MASK = "carried_mask"
 ROW_STREAM = "row_stream"
 ROW_INDEX = "row_index"
+BUCKETS = "row_buckets"
 # What a block leaves: new latents (N, K, S).
 LATENTS = "latents"
 
@@ -91,6 +94,7 @@ class StatefulTransformer(Transformer):
             self.reader = PrefixReader(self.model, memory)
         self.reader.add_adapters()
         self._freeze_base()
+        self.dialogue = DialogueParts(self.model)
 
     def _freeze_base(self) -> None:
         """Leave gradients to the adapters and the reader; users may thaw what they name."""
@@ -115,15 +119,18 @@ class StatefulTransformer(Transformer):
         end = self.memory_config.end_of_text_id
         if end is None:
             return super().preprocess(inputs, prompt=prompt, **kwargs)
-        texts = [f"{prompt or ''}{text}" for text in inputs]
-        padded = self._tokenizer.pad({"input_ids": self._ids_with_end(texts, end)}, return_tensors="pt")
+        padded = self._tokenizer.pad({"input_ids": self._ids_with_end(list(inputs), end, prompt)}, return_tensors="pt")
         return {**padded, "modality": "text"}
 
-    def _ids_with_end(self, texts: list[str], end: int) -> list[list[int]]:
-        """Tokenize without special tokens and append ``end`` unless a text ends with it already."""
+    def _ids_with_end(self, texts: list[str], end: int, prompt: str | None) -> list[list[int]]:
+        """Tokenize without special tokens and append ``end`` unless a text ends with it already.
+
+        The prompt is tokenized by itself: no token spans both, as in training.
+        """
         room = self.max_seq_length or None
+        before: list[int] = self._tokenizer(prompt, add_special_tokens=False)["input_ids"] if prompt else []
         rows: list[list[int]] = self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        rows = [ids if ids and ids[-1] == end else [*ids, end] for ids in rows]
+        rows = [[*before, *ids] if ids and ids[-1] == end else [*before, *ids, end] for ids in rows]
         return [ids if room is None or len(ids) <= room else [*ids[: room - 1], end] for ids in rows]
 
     def token_ids(self, texts: list[str], prompt: str | None = None, **kwargs: Any) -> list[list[int]]:
@@ -151,7 +158,7 @@ class StatefulTransformer(Transformer):
         mask: Any = features.get("attention_mask")
         if CARRIED in features:
             output = self.reader.read_and_write(  # type: ignore[operator]
-                ids, mask, *(features[key] for key in (CARRIED, CARRIED_MASK, ROW_STREAM, ROW_INDEX))
+                ids, mask, *(features.get(key) for key in (CARRIED, CARRIED_MASK, ROW_STREAM, ROW_INDEX, BUCKETS))
             )
             return {**features, "token_embeddings": output.hidden, LATENTS: output.latents}
         if MEMORY not in features:
@@ -179,6 +186,7 @@ class StatefulTransformer(Transformer):
         save_file(tensors, folder / MEMORY_FILE, metadata={"format": "pt"})
         for name in (MEMORY_ADAPTER, RETRIEVER_ADAPTER):
             save_adapter(self.model, name, folder / ADAPTERS_FOLDER / name)
+        self.dialogue.save(folder)
 
     @classmethod
     def load(  # type: ignore[override]
@@ -206,6 +214,7 @@ class StatefulTransformer(Transformer):
             folder = f"{ADAPTERS_FOLDER}/{name}"
             load_adapter(module.model, name, fetch(WEIGHTS_FILE, folder), fetch(CONFIG_FILE, folder))
         module._freeze_base()
+        module.dialogue = DialogueParts.load(module.model, Source.of_hub_kwargs(model_name_or_path, kwargs, subfolder))
         return module
 
     def __repr__(self) -> str:

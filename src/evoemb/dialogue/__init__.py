@@ -1,0 +1,1 @@
+"""Dialogues: messages to turns and queries, retrieval among them, answers from their memory, and the training loss."""

@@ -1,0 +1,156 @@
+"""Dialogues in token ids: turns and query, in the ways that the model was trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evoemb._errors import InputError
+from evoemb.dialogue_format import DialogueConfig, split_chat
+from evoemb.modules.stateful_transformer import StatefulTransformer
+from evoemb.streaming.rows import TokenIds
+from evoemb.turns import as_turns, pairs_by_position
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class DialogueIds:
+    """A dialogue in token ids.
+
+    Args:
+        turns: Texts of the turns before the query.
+        query: Text of the query.
+        written: What each history turn, or each chat segment, leaves in memory.
+        encoded: What is embedded for each history turn.
+        asked: What is embedded for the query.
+    """
+
+    turns: list[str]
+    query: str
+    written: list[TokenIds]
+    encoded: list[TokenIds]
+    asked: TokenIds
+
+    @property
+    def is_aligned(self) -> bool:
+        """Whether every turn has its own part of the memory, so that it can see the memory before it."""
+        return len(self.written) == len(self.encoded)
+
+
+def split_messages(messages: Messages, config: DialogueConfig) -> tuple[list[str], str]:
+    """Give the texts of the turns before the last message, and the last message's content.
+
+    Raises:
+        InputError: There is no message, or one is malformed.
+    """
+    if isinstance(messages, (str, Mapping)) or not messages:
+        raise InputError(
+            'A dialogue is a list of {"role", "content"} messages with at least one, the query. For a stream of '
+            "strings, pass the query too: retrieve(stream, query)."
+        )
+    history, last = list(messages[:-1]), messages[-1]
+    # Pairing checks the kind of every message; one message pairs with nothing and keeps its content.
+    query = pairs_by_position([last])[0].removeprefix("User: ").strip()
+    if not history:
+        return [], query
+    return (pairs_by_position(history) if config.pairing == "position" else as_turns(history)), query
+
+
+def dialogue_ids(
+    transformer: StatefulTransformer,
+    messages: Messages,
+    *,
+    before_turn: str | None = None,
+    before_query: str | None = None,
+) -> DialogueIds:
+    """Tokenize a dialogue for retrieval, in the ways that the model was trained with.
+
+    Args:
+        messages: The last one is the query.
+        before_turn: Prompt of the turns; not used with the chat format, whose turns have none.
+        before_query: Prompt of the query; the chat format has its own, in token ids.
+
+    Raises:
+        InputError: A message is malformed, or the pairs do not match the chat and the model has no way for it.
+
+    Source: upstream model, ``generate_retrieve_idx``, for the chat format.
+    """
+    config = transformer.dialogue.config
+    turns, query = split_messages(messages, config)
+    if config.memory_format == "plain" or config.token_ids is None:
+        written = transformer.token_ids(turns, prompt=before_turn) if turns else []
+        asked = transformer.token_ids([query], prompt=before_query)[0]
+        return DialogueIds(turns, query, list(written), list(written), asked)
+    ids = config.token_ids
+    texts = _plain_ids(transformer, [*turns, query])
+    segments = split_chat(chat_ids(transformer, messages), im_end=ids.im_end, user=ids.user)
+    found = DialogueIds(
+        turns,
+        query,
+        list(segments[:-1]),
+        [[*text, ids.end_of_text] for text in texts[:-1]],
+        [*ids.query_prefix, *texts[-1], ids.end_of_text],
+    )
+    if not found.is_aligned and not config.final_memory_on_mismatch:
+        raise InputError(
+            f"The messages pair into {len(turns)} turns, but the chat template renders {len(segments) - 1} before the "
+            "query. Let user and assistant alternate."
+        )
+    return found
+
+
+def candidate_ids(transformer: StatefulTransformer, query: str, documents: Sequence[str]) -> DialogueIds:
+    """Tokenize a query and its candidates, in order, as a dialogue whose user turns are the candidates.
+
+    The result goes to memory and encoder as for retrieval: ``CandidateStream(ids.asked, ids.encoded, ids.written)``.
+    Only for models with the chat format; a new model reads candidates as plain texts.
+
+    Source: upstream model client, ``rerank``.
+    """
+    messages: list[dict[str, str]] = []
+    for document in documents:
+        messages += [{"role": "user", "content": document}, {"role": "assistant", "content": ""}]
+    return dialogue_ids(transformer, [*messages, {"role": "user", "content": query}])
+
+
+def chat_ids(transformer: StatefulTransformer, messages: Messages, *, generation_prompt: bool = True) -> list[int]:
+    """Render messages with the tokenizer's chat template and tokenize them.
+
+    Raises:
+        InputError: The tokenizer has no chat template.
+    """
+    tokenizer: Any = transformer.tokenizer
+    if not getattr(tokenizer, "chat_template", None):
+        raise InputError(
+            "The tokenizer has no chat template, so messages cannot be rendered as a chat. Load a model whose "
+            "tokenizer has one, or set model.tokenizer.chat_template."
+        )
+    plain = [{"role": message["role"], "content": message["content"]} for message in messages]
+    text = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=generation_prompt)
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def last_message_ids(transformer: StatefulTransformer, messages: Messages) -> list[int]:
+    """Give the token ids that the base model answers to: the chat's last segment, or the last message alone."""
+    ids = transformer.dialogue.config.token_ids
+    if ids is not None:
+        return split_chat(chat_ids(transformer, messages), im_end=ids.im_end, user=ids.user)[-1]
+    if getattr(transformer.tokenizer, "chat_template", None):
+        return chat_ids(transformer, messages[-1:])
+    return _plain_ids(transformer, [f"User: {messages[-1]['content']}\nAssistant:"])[0]
+
+
+def _plain_ids(transformer: StatefulTransformer, texts: list[str]) -> list[list[int]]:
+    tokenizer: Any = transformer.tokenizer
+    return [list(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
+
+
+def with_excerpts(messages: Messages, turns: Sequence[str]) -> list[dict[str, str]]:
+    """Give the one message of plain RAG: retrieved turns in their order, then the question."""
+    question = str(messages[-1]["content"])
+    if not turns:
+        return [{"role": "user", "content": question}]
+    excerpts = "\n\n".join(turns)
+    return [{"role": "user", "content": f"Excerpts from earlier in this conversation:\n\n{excerpts}\n\n{question}"}]

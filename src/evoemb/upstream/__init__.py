@@ -1,0 +1,1 @@
+"""Released EvoRAG checkpoints: their keys, their files, and the stack they become."""
