@@ -25,6 +25,8 @@ MemoryMode = Literal["causal", "final"]
 MEMORY_MODES: tuple[MemoryMode, ...] = ("causal", "final")
 Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
 
+# What sentence-transformers passes on from encode to the tokenization.
+_TOKENIZATION_KWARGS = {"task", "processing_kwargs"}
 # Turns of a stream that are tokenized and read at a time, so that memory use does not grow with the stream.
 _CHUNK_TURNS = 512
 
@@ -51,6 +53,11 @@ class EncodeOptions:
             raise InputError(
                 f'memory={self.memory!r} is not known. Use "causal" (a turn sees the memory before it) or "final" '
                 "(every turn sees the memory after the whole stream)."
+            )
+        if unknown := sorted(set(self.preprocess_kwargs) - _TOKENIZATION_KWARGS):
+            raise InputError(
+                f"encode does not know {', '.join(unknown)}. With a memory it takes the arguments of its signature, "
+                f"{' and '.join(sorted(_TOKENIZATION_KWARGS))}. Check the spelling, or leave it out."
             )
 
 
@@ -84,6 +91,17 @@ def assign(parsed: ParsedStreams, batch_size: int | None, *, stateful: bool) -> 
         f"This state holds {batch_size} streams, but {given} were given. Pass one list of {batch_size} texts (text i "
         f"{verb} stream i), a list of {batch_size} streams, or one stream of the state: state[i]."
     )
+
+
+def refuse_without_memory(memory: MemoryMode, max_batch_tokens: int | None, *, truncate: bool) -> None:
+    """Refuse what plain sentence-transformers encoding would not do, rather than leave it out silently."""
+    given = {"memory": memory, "max_batch_tokens": max_batch_tokens, "truncate": truncate}
+    usual = {"memory": "causal", "max_batch_tokens": None, "truncate": True}
+    if other := [f"{name}={value!r}" for name, value in given.items() if value != usual[name]]:
+        raise InputError(
+            f"{', '.join(other)} needs a memory. Pass stateful=True to read the inputs as a stream, or state=... to "
+            "encode them on one; without either, encode is that of sentence-transformers."
+        )
 
 
 def refuse_parallel(pool: Any, device: Any, output_value: str | None) -> None:
@@ -129,18 +147,18 @@ class Encoder:
         """
         current = list(memories)
         causal = self.options.memory == "causal"
-        found: list[list[Tensor | None]] = [[None] * len(turns) for turns in streams]
+        found: list[list[Tensor]] = [[] for _ in streams]
         with self._progress(streams, "Turns" if causal else "Reading turns") as advance_bar:
-            for start, chunk in self._chunks(streams):
+            for chunk in self._chunks(streams):
+                rows: list[dict[int, Tensor]] = [{} for _ in streams]
                 for stream, turn, embedding in engine.advance(
                     self.stack, current, chunk, self.options.limits, embed=causal
                 ):
-                    found[stream][start + turn] = None if embedding is None else self._finish(embedding)
+                    if embedding is not None:
+                        rows[stream][turn] = embedding
                     advance_bar(1)
-        if causal:
-            embeddings = [torch.stack([one for one in stream if one is not None]) for stream in found]
-        else:
-            embeddings = self.read_texts(streams, current)
+                self._collect(found, [[one[turn] for turn in sorted(one)] for one in rows])
+        embeddings = [torch.cat(parts) for parts in found] if causal else self.read_texts(streams, current)
         self._warn_of_cuts()
         # Slices share storage with the larger tensors they were cut from; a state keeps only its own.
         return embeddings, [memory.copy() for memory in current]
@@ -149,13 +167,11 @@ class Encoder:
         """Encode ``texts[i]`` on ``memories[i]``; nothing is written. Returns ``(n_i, D)`` a stream."""
         found: list[list[Tensor]] = [[] for _ in texts]
         with self._progress(texts, "Turns") as advance_bar:
-            for _, chunk in self._chunks(texts):
-                results = engine.read(self.stack, memories, chunk, self.options.limits)
-                for stream, embeddings in zip(found, results, strict=True):
-                    stream += [self._finish(embedding) for embedding in embeddings]
-                    advance_bar(len(embeddings))
+            for chunk in self._chunks(texts):
+                self._collect(found, engine.read(self.stack, memories, chunk, self.options.limits))
+                advance_bar(sum(len(part) for part in chunk))
         self._warn_of_cuts()
-        return [torch.stack(stream) for stream in found]
+        return [torch.cat(parts) for parts in found]
 
     def give_back(self, embeddings: list[Tensor], form: str) -> Any:
         """Convert ``(n_i, D)`` tensors to what sentence-transformers returns for this form and these options."""
@@ -179,23 +195,27 @@ class Encoder:
             return quantized
         return list(torch.from_numpy(quantized) if isinstance(quantized, np.ndarray) else quantized)
 
-    def _finish(self, embedding: Tensor) -> Tensor:
-        """Cut, normalize and move one embedding ``(D,)``."""
-        if self.options.truncate_dim is not None:
-            embedding = truncate_embeddings(embedding, self.options.truncate_dim)
-        if self.options.normalize_embeddings:
-            embedding = torch.nn.functional.normalize(embedding, dim=-1)
-        return embedding.detach().to("cpu" if self.options.to_numpy else embedding.device, copy=True)
+    def _collect(self, found: list[list[Tensor]], chunk: Sequence[Sequence[Tensor]]) -> None:
+        """Cut, normalize and move a chunk's embeddings ``(D,)``, and add them to those of their streams."""
+        for parts, rows in zip(found, chunk, strict=True):
+            if not rows:
+                continue
+            embeddings = torch.stack(list(rows))
+            if self.options.truncate_dim is not None:
+                embeddings = truncate_embeddings(embeddings, self.options.truncate_dim)
+            if self.options.normalize_embeddings:
+                embeddings = torch.nn.functional.normalize(embeddings, dim=-1)
+            parts.append(embeddings.cpu() if self.options.to_numpy else embeddings)
 
-    def _chunks(self, streams: Sequence[Sequence[str]]) -> Iterator[tuple[int, list[list[TokenIds]]]]:
-        """Tokenize the streams a few hundred turns at a time: the first turn's number and the token ids."""
+    def _chunks(self, streams: Sequence[Sequence[str]]) -> Iterator[list[list[TokenIds]]]:
+        """Tokenize the streams a few hundred turns at a time; a stream that has ended gives an empty list."""
         share = max(1, _CHUNK_TURNS // len(streams))
         for start in range(0, max(len(turns) for turns in streams), share):
             parts = [list(turns[start : start + share]) for turns in streams]
             ids = self._token_ids([text for part in parts for text in part])
             self._check_lengths(parts, ids, start)
             rest = iter(ids)
-            yield start, [[next(rest) for _ in part] for part in parts]
+            yield [[next(rest) for _ in part] for part in parts]
 
     def _token_ids(self, texts: list[str]) -> list[list[int]]:
         return self.stack.transformer.token_ids(texts, prompt=self.options.prompt, **self.options.preprocess_kwargs)

@@ -6,10 +6,14 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from evoemb.modules.stateful_transformer import CARRIED, CARRIED_MASK, LATENTS, ROW_INDEX, ROW_STREAM
+from evoemb.modules.stateful_transformer import BUCKETS, CARRIED, CARRIED_MASK, LATENTS, ROW_INDEX, ROW_STREAM
 from evoemb.stream_memory import StreamMemory
 from evoemb.streaming.prefix import Emitted
 from evoemb.streaming.rows import Limits, Stack, TokenIds, pad_ids, stack_memories
+
+# Batches a block holds. In a larger block turns find others of their length, and the carried latents are projected less
+# often.
+_ROOM = 4
 
 
 def advance(
@@ -22,31 +26,22 @@ def advance(
 ) -> Iterator[Emitted]:
     """Read the next turns of several streams side by side; arguments and yields as for the prefix reader.
 
-    A block holds the next few turns of each stream. How turns fall into blocks changes no number: a layer's latents
-    depend on the layers below only, so all turns of a block go through a layer together.
+    A block holds the next few turns of each stream, in buckets of like length within the limits. How turns fall into
+    blocks and buckets changes no number: a layer's latents depend on the layers below only, so a block goes through a
+    layer as one.
     """
     at = [0] * len(streams)
     while active := [index for index, turns in enumerate(streams) if at[index] < len(turns)]:
-        active = active[: limits.batch_size]
-        share = max(1, limits.batch_size // len(active))
         rows: list[tuple[int, int]] = []
-        longest = 0
-        for number in range(share):
-            for index in active:
-                turn = at[index] + number
-                if turn >= len(streams[index]):
-                    continue
-                longer = max(longest, len(streams[index][turn]) + stack.queue.capacity_latents)
-                full = limits.max_tokens is not None and (len(rows) + 1) * longer > limits.max_tokens
-                # A stream's rows are taken without gaps: the first round is never cut in the middle of a stream.
-                if full and number:
-                    break
-                rows.append((index, turn))
-                longest = longer
-            else:
-                continue
-            break
-        yield from _block(stack, memories, streams, rows, embed=embed)
+        room = _ROOM * (limits.max_tokens or 0)
+        for number in range(max(1, _ROOM * limits.batch_size // len(active))):
+            # A stream's rows come without gaps: in every round each active stream gives its next turn.
+            turns = [(index, at[index] + number) for index in active if at[index] + number < len(streams[index])]
+            room -= sum(len(streams[index][turn]) + stack.queue.capacity_latents for index, turn in turns)
+            if not turns or (number and limits.max_tokens and room < 0):
+                break
+            rows += turns
+        yield from _block(stack, memories, streams, rows, limits, embed=embed)
         for index, _ in rows:
             at[index] += 1
 
@@ -56,6 +51,7 @@ def _block(
     memories: list[StreamMemory],
     streams: Sequence[Sequence[TokenIds]],
     rows: Sequence[tuple[int, int]],
+    limits: Limits,
     *,
     embed: bool,
 ) -> Iterator[Emitted]:
@@ -71,6 +67,7 @@ def _block(
         "attention_mask": attention_mask,
         CARRIED: carried,
         CARRIED_MASK: carried_mask,
+        BUCKETS: list(limits.batches([len(streams[stream][turn]) + queue.capacity_latents for stream, turn in rows])),
         ROW_STREAM: torch.tensor([place[stream] for stream, _ in rows], device=stack.device),
         ROW_INDEX: torch.tensor([turn - first[stream] for stream, turn in rows], device=stack.device),
     }

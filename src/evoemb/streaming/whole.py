@@ -120,7 +120,9 @@ def _read_turns(
     paired = [len(own) == len(turns) for own, turns in zip(texts, batch.written, strict=True)]
     found: list[list[Tensor | None]] = [[None] * len(own) for own in texts]
     snapshots: list[dict[int, StreamMemory]] = [{0: memory} for memory in memories]
-    stops = [_stops(stack, turns, asked, bptt_turns) for turns, asked in zip(batch.written, batch.asked_at, strict=True)]
+    stops = [
+        _stops(stack, turns, asked, bptt_turns) for turns, asked in zip(batch.written, batch.asked_at, strict=True)
+    ]
     for embed in (True, False):
         chosen = [index for index, pair in enumerate(paired) if pair is embed]
         for pieces in _rounds([stops[index] for index in chosen]):
@@ -166,7 +168,7 @@ def _stops(stack: Stack, turns: Sequence[TokenIds], asked_at: Sequence[int], bpt
                 detached.add(segment.stop)
                 since = segment.stop
     ordered = sorted((cuts | detached) - {0})
-    return [_Piece(start, stop, stop in detached) for start, stop in zip([0, *ordered[:-1]], ordered, strict=True)]
+    return [_Piece(start, stop, stop in detached) for start, stop in zip([0, *ordered], ordered, strict=False)]
 
 
 def _rounds(plans: Sequence[Sequence[_Piece]]) -> Iterator[list[tuple[int, _Piece]]]:

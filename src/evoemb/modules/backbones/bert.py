@@ -44,6 +44,14 @@ class BertFamily(LayerFamily):
         )
         return Heads(query, key, value, query, key)
 
+    def memory_heads(self, index: int, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Project latents to keys and values; no query is asked of them."""
+        attention = self.layers[index].attention.self
+        key, value = (
+            split_heads(projection(latents), self.head_dim) for projection in (attention.key, attention.value)
+        )
+        return key, value
+
     def finish(self, index: int, hidden: Tensor, attended: Tensor) -> Tensor:
         """Output projection, residual and norm, then the feed-forward chunk."""
         layer = self.layers[index]

@@ -85,6 +85,11 @@ class LayerFamily(ABC):
     def heads(self, index: int, hidden: Tensor, inputs: LayerInputs | None) -> Heads:
         """Project hidden states entering layer ``index``; ``inputs=None`` for states that have no position."""
 
+    def memory_heads(self, index: int, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Project latents ``(B, M, H)`` entering layer ``index`` to position-free keys and values."""
+        heads = self.heads(index, latents, None)
+        return heads.free_key, heads.value
+
     @abstractmethod
     def finish(self, index: int, hidden: Tensor, attended: Tensor) -> Tensor:
         """Complete layer ``index`` from its input ``hidden`` and the attended values ``(N, heads, T, d)``."""

@@ -12,7 +12,8 @@ With an empty memory a text is encoded by the bare backbone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +29,7 @@ from evoemb.modules.adapters import (
     target_names,
     using,
 )
-from evoemb.modules.backbones.family import Heads, LayerFamily
+from evoemb.modules.backbones.family import Heads, LayerFamily, LayerInputs
 from evoemb.modules.config import MemoryConfig
 
 # Fresh weights are the same in every process, so that a saved state fits the same fresh model tomorrow.
@@ -45,12 +46,39 @@ class BlockOutput(NamedTuple):
     latents: Tensor
 
 
+@dataclass(slots=True)
+class _Bucket:
+    """Rows of like length that go through a layer together, without the padding of longer ones.
+
+    ``rows`` names them in the block ``(n,)``; ``mask`` is ``(n, T)``; ``hidden`` and ``queries`` are the states entering
+    the next layer, ``(n, T, H)`` and ``(n, K, H)``.
+    """
+
+    rows: Tensor
+    mask: Tensor
+    inputs: LayerInputs
+    hidden: Tensor
+    queries: Tensor
+
+
 class _Window(NamedTuple):
-    """Queued keys and values a row attends to, ``(N or 1, heads, W, d)``, and which of them hold, ``(N, W)``."""
+    """What rows see of the queue in one layer, slots oldest first.
+
+    Keys (with their age offset) and values ``(n or 1, heads, W, d)``, the bias of each head ``(heads, W)``, and which
+    slots hold, ``(n or 1, W)``.
+    """
 
     key: Tensor
     value: Tensor
+    bias: Tensor
     valid: Tensor
+
+    def of(self, bucket_rows: Tensor, slots: Tensor, streams: Tensor) -> _Window:
+        """Gather each row's own window ``slots`` ``(N, W)`` from keys and values of whole streams ``(B, heads, L, d)``."""
+        # Advanced indices stand apart, so the gathered axes come first.
+        chosen = (streams[bucket_rows][:, None], slice(None), slots[bucket_rows])
+        key, value = (part[chosen].transpose(1, 2) for part in (self.key, self.value))
+        return _Window(key, value, self.bias, self.valid[bucket_rows])
 
 
 class AttentionReader(nn.Module):
@@ -116,15 +144,15 @@ class AttentionReader(nn.Module):
             Hidden states after the last layer, ``(N, T, H)``.
         """
 
-        def window(index: int, queries: Tensor | None) -> _Window | None:
-            if memory.shape[1] == 0:
-                return None
-            layer = self._layer_latents(memory, index)
-            heads = self._memory_heads(index, layer)
-            return _Window(heads.free_key, heads.value, memory_mask)
-
-        hidden, _ = self._run(input_ids, attention_mask, window, write=False)
-        return hidden
+        bucket = self._enter(input_ids, attention_mask)
+        for index in range(self.num_memory_layers):
+            seen = None
+            if memory.shape[1]:
+                key, value = self._memory_heads(index, self._layer_latents(memory, index))
+                bias, offset = self._age_terms(index, memory.shape[1])
+                seen = _Window(key + offset, value, bias, memory_mask)
+            bucket.hidden, _ = self._read_layer(index, bucket, seen)
+        return self.family.final(bucket.hidden)
 
     def read_and_write(
         self,
@@ -134,24 +162,26 @@ class AttentionReader(nn.Module):
         carried_mask: Tensor,
         row_stream: Tensor,
         row_index: Tensor,
+        buckets: Sequence[Sequence[int]] | None = None,
     ) -> BlockOutput:
         """Encode a block of consecutive turns of several streams; each turn sees the turns before it.
 
         Args:
-            input_ids: ``(N, T)``, one turn a row, in any order.
+            input_ids: ``(N, T)``, one turn a row, in any order, padded on the right.
             attention_mask: ``(N, T)``.
             carried: Latents that the streams bring along, ``(B, M, S)``, newest last.
             carried_mask: True at latents that hold, ``(B, M)``.
             row_stream: Which stream a row belongs to, ``(N,)``.
             row_index: Which turn of the block a row is in its stream, from 0 without gaps, ``(N,)``.
+            buckets: Rows that go through a layer together; None takes all at once. Changes no number.
 
         Returns:
             Text states and new latents, in the order of the rows.
         """
-        num_latents, capacity = self.config.num_latents, self.config.capacity_latents
+        num_latents = self.config.num_latents
         streams, held = carried.shape[:2]
         turns = int(row_index.max()) + 1
-        width = min(capacity, held + (turns - 1) * num_latents)
+        width = min(self.config.capacity_latents, held + (turns - 1) * num_latents)
         # A row's window ends where its own latents would begin.
         ends = held + row_index * num_latents
         slots = ends[:, None] - width + torch.arange(width, device=carried.device)
@@ -159,66 +189,60 @@ class AttentionReader(nn.Module):
         valid = (slots >= 0) & holds[row_stream[:, None], slots.clamp(min=0)]
         slots = slots.clamp(min=0)
 
-        def window(index: int, queries: Tensor | None) -> _Window | None:
-            if width == 0 or queries is None:
-                return None
-            fresh = queries.new_zeros(streams, turns, num_latents, queries.shape[-1])
-            fresh = fresh.index_put((row_stream, row_index), queries)
-            layer = self._layer_latents(carried, index)
-            heads = self._memory_heads(index, torch.cat((layer.to(fresh.dtype), fresh.flatten(1, 2)), dim=1))
-            rows = (row_stream[:, None], slice(None), slots)  # advanced indices apart: gathered axes come first
-            key, value = (part[rows].transpose(1, 2) for part in (heads.free_key, heads.value))
-            return _Window(key, value, valid)
-
-        hidden, latents = self._run(input_ids, attention_mask, window, write=True)
-        return BlockOutput(hidden, latents)
-
-    def _run(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        window: Callable[[int, Tensor | None], _Window | None],
-        *,
-        write: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """Run all layers; memory layers ask ``window`` for what they see, given the query tokens entering them."""
-        family = self.family
-        inputs = family.embed(input_ids, attention_mask)
-        hidden = inputs.hidden
-        for index in range(self.first_layer):
-            hidden = family.run(index, inputs, hidden)
-        queries = self._first_queries(hidden, attention_mask) if write else None
+        whole: Sequence[Sequence[int]] = [range(len(input_ids))]
+        parts = [torch.as_tensor(rows, device=input_ids.device) for rows in buckets or whole]
+        running = [self._enter(input_ids[rows], attention_mask[rows], rows) for rows in parts]
+        order = torch.cat(parts)
         latents: list[Tensor] = []
         for index in range(self.num_memory_layers):
-            layer = self.first_layer + index
-            seen = window(index, queries)
-            bias, offset = self._age_terms(index, seen)
-            text_mask = family.text_mask(layer, attention_mask)
-            with using(None):
-                text = family.heads(layer, hidden, inputs)
-                attended = self._attend(layer, text, text, text_mask, seen, bias, offset)
-                after = family.finish(layer, hidden, attended)
-            if queries is not None:
-                latents.append(queries)
+            entering = torch.cat([bucket.queries for bucket in running])
+            latents.append(entering[order.argsort()])
+            everyone: _Window | None = None
+            if width:
+                fresh = entering.new_zeros(streams, turns, num_latents, entering.shape[-1])
+                fresh = fresh.index_put((row_stream[order], row_index[order]), entering).flatten(1, 2)
+                queued = torch.cat((self._layer_latents(carried, index).to(fresh.dtype), fresh), dim=1)
+                bias, offset = self._age_terms(index, width)
+                everyone = _Window(*self._memory_heads(index, queued), bias, valid)
+            for bucket in running:
+                seen = everyone and everyone.of(bucket.rows, slots, row_stream)
+                if seen:
+                    seen = seen._replace(key=seen.key + offset)
+                hidden, text = self._read_layer(index, bucket, seen)
                 # The last layer's outcome at the query tokens enters no layer, so it is nobody's latent.
                 if index + 1 < self.num_memory_layers:
-                    queries = self._write_layer(layer, queries, text, attention_mask, seen, bias, offset)
-            hidden = after
-        written = torch.cat(latents, dim=-1) if write else hidden.new_zeros(0)
-        return family.final(hidden), written
+                    bucket.queries = self._write_layer(index, bucket, text, seen)
+                bucket.hidden = hidden
+        return BlockOutput(self._leave(running, order, input_ids.shape[1]), torch.cat(latents, dim=-1))
 
-    def _write_layer(
-        self,
-        layer: int,
-        queries: Tensor,
-        text: Heads,
-        attention_mask: Tensor,
-        seen: _Window | None,
-        bias: Tensor | None,
-        offset: Tensor | None,
-    ) -> Tensor:
+    def _enter(self, input_ids: Tensor, attention_mask: Tensor, rows: Tensor | None = None) -> _Bucket:
+        """Run rows up to the first memory layer, cut to their longest."""
+        longest = int(attention_mask.sum(-1).max())
+        input_ids, mask = input_ids[:, :longest], attention_mask[:, :longest]
+        inputs = self.family.embed(input_ids, mask)
+        hidden = inputs.hidden
+        for layer in range(self.first_layer):
+            hidden = self.family.run(layer, inputs, hidden)
+        rows = torch.arange(len(input_ids), device=input_ids.device) if rows is None else rows
+        return _Bucket(rows, mask, inputs, hidden, self._first_queries(hidden, mask))
+
+    def _leave(self, running: Sequence[_Bucket], order: Tensor, length: int) -> Tensor:
+        """Put the buckets' states back into one tensor ``(N, T, H)`` in the order of the rows."""
+        states = [self.family.final(bucket.hidden) for bucket in running]
+        padded = [F.pad(state, (0, 0, 0, length - state.shape[1])) for state in states]
+        return torch.cat(padded)[order.argsort()]
+
+    def _read_layer(self, index: int, bucket: _Bucket, seen: _Window | None) -> tuple[Tensor, Heads]:
+        """Run the text through one memory layer; give its states and the heads it was projected to."""
+        family, layer = self.family, self.first_layer + index
+        with using(None):
+            text = family.heads(layer, bucket.hidden, bucket.inputs)
+            attended = self._attend(layer, text, text, family.text_mask(layer, bucket.mask), seen)
+            return family.finish(layer, bucket.hidden, attended), text
+
+    def _write_layer(self, index: int, bucket: _Bucket, text: Heads, seen: _Window | None) -> Tensor:
         """Run the query tokens through one layer; they see the memory, the whole turn and each other."""
-        family = self.family
+        family, layer, queries = self.family, self.first_layer + index, bucket.queries
         with using(MEMORY_ADAPTER):
             own = family.heads(layer, queries, None)
             both = Heads(
@@ -229,30 +253,21 @@ class AttentionReader(nn.Module):
                 torch.cat((text.free_key, own.free_key), dim=2),
             )
             count = queries.shape[1]
-            mask = F.pad(attention_mask.bool(), (0, count), value=True)[:, None, None, :]
-            attended = self._attend(layer, own, both, mask.expand(-1, 1, count, -1), seen, bias, offset)
+            mask = F.pad(bucket.mask.bool(), (0, count), value=True)[:, None, None, :]
+            attended = self._attend(layer, own, both, mask.expand(-1, 1, count, -1), seen)
             return family.finish(layer, queries, attended)
 
-    def _attend(
-        self,
-        layer: int,
-        queries: Heads,
-        keys: Heads,
-        mask: Tensor,
-        seen: _Window | None,
-        bias: Tensor | None,
-        offset: Tensor | None,
-    ) -> Tensor:
+    def _attend(self, layer: int, queries: Heads, keys: Heads, mask: Tensor, seen: _Window | None) -> Tensor:
         """Attend to ``keys`` where ``mask`` allows, and to the memory without positions, in one softmax."""
         family = self.family
         dropout = family.dropout(layer) if self.training else 0.0
         scale = family.head_dim**-0.5
-        if seen is None or bias is None or offset is None:
+        if seen is None:
             return F.scaled_dot_product_attention(
                 queries.query, keys.key, keys.value, attn_mask=mask, dropout_p=dropout, scale=scale
             )
         rows, heads, length = queries.query.shape[:3]
-        memory_key = (seen.key + offset).expand(rows, -1, -1, -1)
+        memory_key = seen.key.expand(rows, -1, -1, -1)
         memory_value = seen.value.expand(rows, -1, -1, -1)
         if queries.free_query is queries.query:
             query, key = queries.query, torch.cat((memory_key, keys.key), dim=2)
@@ -261,15 +276,10 @@ class AttentionReader(nn.Module):
             query = torch.cat((queries.free_query, queries.query), dim=-1)
             key = torch.cat((F.pad(memory_key, (0, family.head_dim)), F.pad(keys.key, (family.head_dim, 0))), dim=2)
         blocked = torch.finfo(query.dtype).min
-        to_memory = torch.where(seen.valid[:, None, None, :], bias[None, :, None, :], blocked)
+        to_memory = torch.where(seen.valid[:, None, None, :], seen.bias[None, :, None, :], blocked)
         to_text = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, blocked)
-        joint = torch.cat(
-            (
-                to_memory.to(query.dtype).expand(rows, heads, length, -1),
-                to_text.expand(rows, heads, length, -1),
-            ),
-            dim=-1,
-        )
+        shapes = (rows, heads, length, -1)
+        joint = torch.cat((to_memory.to(query.dtype).expand(shapes), to_text.expand(shapes)), dim=-1)
         value = torch.cat((memory_value, keys.value), dim=2)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=joint, dropout_p=dropout, scale=scale)
 
@@ -278,21 +288,18 @@ class AttentionReader(nn.Module):
         size = self.latent_size // self.num_memory_layers
         return latents[..., index * size : (index + 1) * size]
 
-    def _memory_heads(self, index: int, latents: Tensor) -> Heads:
+    def _memory_heads(self, index: int, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Project latents ``(B, M, H)`` of memory layer ``index`` to keys and values, under the retriever adapter."""
         with using(RETRIEVER_ADAPTER):
-            return self.family.heads(self.first_layer + index, latents, None)
+            return self.family.memory_heads(self.first_layer + index, latents)
 
-    def _age_terms(self, index: int, seen: _Window | None) -> tuple[Tensor | None, Tensor | None]:
+    def _age_terms(self, index: int, width: int) -> tuple[Tensor, Tensor]:
         """Give the bias ``(heads, W)`` and the key offset ``(heads, W, d)`` of a window's slots in one layer.
 
         A slot's age is counted in turns, 1 for the turn just before. The terms are linear between powers of two.
         """
-        if seen is None:
-            return None, None
-        width = seen.valid.shape[-1]
         num_latents = self.config.num_latents
-        behind = torch.arange(width, 0, -1, device=seen.valid.device)
+        behind = torch.arange(width, 0, -1, device=self.age_bias.device)
         age = torch.div(behind + num_latents - 1, num_latents, rounding_mode="floor")
         knot = torch.log2(age.to(self.age_bias.dtype)).clamp(max=self.num_ages - 1)
         knots = torch.arange(self.num_ages, device=age.device)

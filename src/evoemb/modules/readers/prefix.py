@@ -139,7 +139,7 @@ class PrefixReader(nn.Module):
         return [row[kind == _QUERY] for row, kind in zip(hidden, kind_rows, strict=True)]
 
     def continue_rows(self, rows: Sequence[tuple[Sequence[int], Tensor, int]]) -> list[Tensor]:
-        """Run the bare base model, no adapter, over ``[ first tokens | memory | rest ]``.
+        """Run the bare base model, no adapter and no gate, over ``[ first tokens | memory | rest ]``.
 
         Args:
             rows: Token ids ``(T,)``, projected memory ``(M, H)`` and the number of tokens in front of it, for each row.
@@ -149,15 +149,18 @@ class PrefixReader(nn.Module):
         """
         embed = self.backbone.get_input_embeddings()
         parts: list[Tensor] = []
-        kinds: list[Tensor] = []
         for ids, memory, insert in rows:
             text = embed(torch.as_tensor(ids, device=memory.device))
-            kind = _kinds(text, tokens=len(ids))
-            held = _kinds(text, memory=memory.shape[0])
             parts.append(torch.cat((text[:insert], memory.to(text.dtype), text[insert:])))
-            kinds.append(torch.cat((kind[:insert], held, kind[insert:])))
+        real = _pad_left([torch.ones(part.shape[0], dtype=torch.long, device=part.device) for part in parts])
         with using(None):
-            hidden = self._run(_pad_left(parts), _pad_left(kinds))
+            output = self.backbone(
+                inputs_embeds=_pad_left(parts),
+                attention_mask=real,
+                position_ids=(real.cumsum(-1) - 1).masked_fill(real == 0, 1),
+                use_cache=False,
+            )
+        hidden: Tensor = output.last_hidden_state
         return [row[row.shape[0] - part.shape[0] :] for row, part in zip(hidden, parts, strict=True)]
 
     def _run(self, inputs_embeds: Tensor, kinds: Tensor) -> Tensor:
