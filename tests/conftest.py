@@ -34,6 +34,8 @@ from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5TextModel
 
 from evoemb import EvoEmbedding
 
+torch.set_num_threads(1)  # models this small are slower with more: their threads wait for each other
+
 WORDS = (
     "i we you live moved work in to from at paris rome lyon porto oslo bern my sister brother dog cat has lost found "
     "the a red blue key book lamp yesterday today first last then where what who when did do is was and not but user "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -133,6 +133,10 @@ class Encoder:
     """
 
     def __init__(self, stack: Stack, options: EncodeOptions) -> None:
+        if options.prompt:
+            # Poolings that leave the prompt out need its length, as sentence-transformers tells them.
+            told = stack.transformer.preprocess([""], prompt=options.prompt, **options.preprocess_kwargs)
+            stack = replace(stack, extra={**stack.extra, **{k: v for k, v in told.items() if k == "prompt_length"}})
         self.stack = stack
         self.options = options
         self._cut_turns = 0

@@ -22,6 +22,7 @@ from evoemb.encoding import (
     Precision,
     assign,
     refuse_parallel,
+    refuse_without_memory,
     wants_progress_bar,
 )
 from evoemb.model_card import EvoEmbeddingModelCardData
@@ -90,6 +91,10 @@ class EvoEmbedding(DialogueMethods):
         given = {name: value for name, value in named.items() if value is not None}
         self._memory_choices: dict[str, Any] = {**(memory_kwargs or {}), **given}
         self._upstream_choices = {"device": kwargs.get("device"), **(upstream_kwargs or {})}
+        if not model_name_or_path and modules is None:
+            raise InputError(
+                "EvoEmbedding needs a model, but none was named. Pass a Hub id, a folder, or modules=[...]."
+            )
         self._source = str(model_name_or_path) if model_name_or_path else None
         if modules is not None and model_name_or_path is None:
             modules = evolving_stack(modules, self._memory_choices, None)
@@ -153,10 +158,7 @@ class EvoEmbedding(DialogueMethods):
         """
         plain: Any = super().encode  # typed with one overload a combination of arguments
         if not stateful and state is None:
-            if memory != "causal":
-                raise InputError(
-                    f"memory={memory!r} needs a memory. Pass stateful=True to read the inputs as a stream."
-                )
+            refuse_without_memory(memory, max_batch_tokens, truncate=truncate)
             return plain(
                 inputs,
                 prompt_name=prompt_name,

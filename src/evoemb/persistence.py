@@ -57,12 +57,15 @@ def read_state(path: str | os.PathLike[str]) -> tuple[StateSpec, list[StreamMemo
         StateError: The file is a pickle, is cut off, is no evoemb state, has an unknown format version, holds NaN or
             infinite latents, or its parts contradict each other.
     """
-    _refuse_pickle(path)
+    start = _first_bytes(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, ValueError) as error:
+        # Only now: a safetensors file begins with a length, which may happen to look like a pickle's first bytes.
+        if start[:1] == b"\x80" or start == b"PK":
+            raise _unreadable(path, "it is a pickle (torch.save), which can run code when it is read") from error
         raise _unreadable(path, f"it is cut off or no safetensors file ({error})") from error
     if _HEADER not in metadata:
         raise _unreadable(path, "it is a safetensors file, but not a memory state")
@@ -72,9 +75,16 @@ def read_state(path: str | os.PathLike[str]) -> tuple[StateSpec, list[StreamMemo
         if version != FORMAT_VERSION:
             raise _unreadable(path, f"it has format {version!r}, and this version of evoemb reads {FORMAT_VERSION}")
         spec = StateSpec(**{field.name: header["spec"][field.name] for field in fields(StateSpec)})
+        for field in fields(StateSpec):
+            if type(getattr(spec, field.name)).__name__ != field.type:
+                raise TypeError(f"{field.name} is {getattr(spec, field.name)!r}")
         memories = [_memory(tensors, index, count) for index, count in enumerate(header["num_turns"])]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, StateError):
+            raise
         raise _unreadable(path, f"its header is damaged ({error!r})") from error
+    if not memories:
+        raise _unreadable(path, "it holds no stream")
     for index, memory in enumerate(memories):
         if problem := _contradiction(spec, memory):
             raise _unreadable(path, f"stream {index} {problem}")
@@ -97,6 +107,10 @@ def _contradiction(spec: StateSpec, memory: StreamMemory) -> str | None:
         return f"holds latents of shape {tuple(latents.shape)}, expected (M, {spec.latent_size})"
     if not open_latents <= latents.shape[0] <= spec.capacity_latents + open_latents:
         return f"holds {latents.shape[0]} latents, more than its capacity of {spec.capacity_latents} allows"
+    if not latents.is_floating_point():
+        return f"holds latents of type {latents.dtype}, expected a floating-point type"
+    if len(memory.open_turns) >= max(spec.segment_turns, 1) or any(i < 0 for turn in memory.open_turns for i in turn):
+        return "holds an open segment that does not fit its packing"
     if memory.num_turns * spec.num_latents < latents.shape[0]:
         return f"claims {memory.num_turns} turns, too few for its {latents.shape[0]} latents"
     if not bool(torch.isfinite(latents).all()):
@@ -104,11 +118,9 @@ def _contradiction(spec: StateSpec, memory: StreamMemory) -> str | None:
     return None
 
 
-def _refuse_pickle(path: str | os.PathLike[str]) -> None:
+def _first_bytes(path: str | os.PathLike[str]) -> bytes:
     with open(path, "rb") as file:
-        start = file.read(2)
-    if start[:1] == b"\x80" or start == b"PK":
-        raise _unreadable(path, "it is a pickle (torch.save), which can run code when it is read")
+        return file.read(2)
 
 
 def _unreadable(path: str | os.PathLike[str], why: str) -> StateError:

@@ -81,6 +81,10 @@ class MemoryState:
             f"nbytes={self.nbytes}, model={self._spec.model_id!r})"
         )
 
+    def __reduce__(self) -> tuple[type[MemoryState], tuple[StateSpec, tuple[StreamMemory, ...]]]:
+        """Copy and pickle the value without the lock, so that states travel between processes."""
+        return type(self), (self._spec, self._memories)
+
     def clone(self) -> MemoryState:
         """Give an independent copy that shares no storage."""
         return MemoryState(self._spec, [memory.copy() for memory in self._memories])

@@ -73,7 +73,7 @@ def as_streams(inputs: str | Message | Stream | Sequence[Stream]) -> ParsedStrea
         InputError: As `as_turns`; also an empty sequence, or an empty stream among several (the text says which).
     """
     if isinstance(inputs, str):
-        return ParsedStreams([[inputs]], nested=False, single=True)
+        return ParsedStreams([as_turns([inputs])], nested=False, single=True)
     if isinstance(inputs, Mapping):
         return ParsedStreams([as_turns([inputs])], nested=False, single=True)
     items = _items(inputs)
@@ -182,6 +182,7 @@ def _nth_stream(stream: Any, index: int) -> list[str]:
 def _checked_text(item: object, index: int) -> str:
     """A turn given as a string; ``str()`` because an array's own str type would surprise a tokenizer."""
     if isinstance(item, str):
+        _check_unicode(item, f"Turn {index}")
         return str(item)
     if isinstance(item, Mapping):
         raise InputTypeError(
@@ -219,7 +220,19 @@ def _checked_message(item: object, index: int, roles: tuple[str, ...] | None = _
         if not _is_sequence(content):
             hint = 'Pass its text; use "" for a message without text.'
         raise InputTypeError(f"The content of message {index} is {_kind(content)}, but a str is expected. {hint}")
+    _check_unicode(content, f"The content of message {index}")
     return str(role), str(content)
+
+
+def _check_unicode(text: str, where: str) -> None:
+    """Refuse half of a character: it comes from text cut between the two, and no tokenizer takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{where} holds a lone surrogate, {text[error.start]!a} at position {error.start}: one half of a character "
+            'that was cut in two. Repair it with text.encode("utf-8", "replace").decode().'
+        ) from error
 
 
 def _kind(value: object) -> str:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evoemb._errors import UnsupportedBackboneError
+from evoemb.modules.fingerprint import version_of
 
 MEMORY_ADAPTER = "memory"
 RETRIEVER_ADAPTER = "retriever"
@@ -106,7 +107,7 @@ class LoraLinear(nn.Linear):
         down: Any = self.lora_A[name]
         up: Any = self.lora_B[name]
         parts = (self.weight, down.weight, up.weight)
-        version = tuple(number for part in parts for number in (part.data_ptr(), part._version))
+        version = tuple(number for part in parts for number in (part.data_ptr(), version_of(part)))
         if name not in self._merged or self._merged[name][0] != version:
             merged = None
             if bool(up.weight.any()):

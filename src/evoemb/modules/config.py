@@ -59,8 +59,10 @@ class MemoryConfig:
         positive = ("num_latents", "capacity_latents", "segment_turns", "segment_tokens", "lora_rank", "memory_layers")
         for name in positive:
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise InputError(f"{name}={value!r} was given. Use a whole number of 1 or more.")
+        if not 0 <= self.lora_dropout < 1:
+            raise InputError(f"lora_dropout={self.lora_dropout!r} was given. Use a number from 0 to less than 1.")
         if self.capacity_latents < self.num_latents:
             raise InputError(
                 f"capacity_latents={self.capacity_latents} is less than num_latents={self.num_latents}. "

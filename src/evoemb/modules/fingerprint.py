@@ -23,12 +23,17 @@ def fingerprint(model: nn.Module) -> str:
     Returns:
         32 hexadecimal digits.
     """
-    versions = tuple((parameter.data_ptr(), parameter._version) for parameter in model.parameters())
+    versions = tuple((parameter.data_ptr(), version_of(parameter)) for parameter in model.parameters())
     known = _KNOWN.get(model)
     if known is None or known[0] != versions:
         known = (versions, _digest(model))
         _KNOWN[model] = known
     return known[1]
+
+
+def version_of(parameter: torch.Tensor) -> int:
+    """Give how often a parameter was changed in place; -1 for one made in inference mode, which is not counted."""
+    return -1 if parameter.is_inference() else parameter._version
 
 
 @torch.no_grad()

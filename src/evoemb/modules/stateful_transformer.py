@@ -84,6 +84,12 @@ class StatefulTransformer(Transformer):
             raise InputError(f'backend="{self.backend}" cannot carry a memory. Use backend="torch".')
         if not isinstance(memory, MemoryConfig):
             memory = MemoryConfig.for_backbone(causal=is_causal(self.model), **memory)
+        if memory.segment_turns > 1 and (memory.reader == "attention" or not is_causal(self.model)):
+            raise InputError(
+                f"segment_turns={memory.segment_turns} was given, but {type(self.model).__name__} with "
+                f'memory_reader="{memory.reader}" reads one turn a segment: in a longer one, encoders would see later '
+                "turns, and the attention reader gains nothing. Leave segment_turns out."
+            )
         # Packed rows would lose the boundary between memory and text.
         self.unpad_inputs = False
         self.memory_config = memory
