@@ -165,7 +165,7 @@ class Encoder:
         embeddings = [torch.cat(parts) for parts in found] if causal else self.read_texts(streams, current)
         self._warn_of_cuts()
         # Slices share storage with the larger tensors they were cut from; a state keeps only its own.
-        return embeddings, [memory.copy() for memory in current]
+        return embeddings, [memory.compact() for memory in current]
 
     def read_texts(self, texts: Sequence[Sequence[str]], memories: Sequence[StreamMemory]) -> list[Tensor]:
         """Encode ``texts[i]`` on ``memories[i]``; nothing is written. Returns ``(n_i, D)`` a stream."""

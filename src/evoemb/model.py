@@ -39,6 +39,7 @@ from evoemb.streaming.whole import is_stream_batch, run_streams
 from evoemb.turns import as_streams
 from evoemb.upstream.build import UpstreamChoices, build_stack
 from evoemb.upstream.checkpoint import is_upstream
+from evoemb.upstream.keys import KeyReport
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ class EvoEmbedding(DialogueMethods):
         named = {"reader": memory_reader, "num_latents": num_latents, "capacity_latents": capacity_latents}
         given = {name: value for name, value in named.items() if value is not None}
         self._memory_choices: dict[str, Any] = {**(memory_kwargs or {}), **given}
+        self.key_report: KeyReport | None = None  # what became of the keys of a released checkpoint
         self._upstream_choices = {"device": kwargs.get("device"), **(upstream_kwargs or {})}
         if not model_name_or_path and modules is None:
             raise InputError(
@@ -123,6 +125,7 @@ class EvoEmbedding(DialogueMethods):
         memory: MemoryMode = "causal",
         max_batch_tokens: int | None = None,
         truncate: bool = True,
+        native: bool = False,
         **kwargs: Any,
     ) -> Any:
         """Encode texts, or a stream of turns with its memory.
@@ -144,6 +147,7 @@ class EvoEmbedding(DialogueMethods):
                 turn sees the memory after the whole stream.
             max_batch_tokens: Rows times the longest row of one forward at most, memory included; None for no limit.
             truncate: Cut turns longer than the model's window, with one warning; False refuses them.
+            native: Texts only: use the plain embedding model inside a released checkpoint; see :meth:`encode_native`.
             **kwargs: Passed on to the tokenization (``task``, ``processing_kwargs``).
 
         Returns:
@@ -156,6 +160,9 @@ class EvoEmbedding(DialogueMethods):
             InputTypeError: The input is no text, stream or list of streams.
             StateError: The state belongs to another model or packing, or holds another number of streams.
         """
+        if native:
+            given: dict[str, bool] = {"convert_to_numpy": convert_to_numpy, "convert_to_tensor": convert_to_tensor}
+            return self.encode_native(inputs, batch_size=batch_size, **given)
         plain: Any = super().encode  # typed with one overload a combination of arguments
         if not stateful and state is None:
             refuse_without_memory(memory, max_batch_tokens, truncate=truncate)
@@ -209,11 +216,14 @@ class EvoEmbedding(DialogueMethods):
         """Run the streams; the state is swapped last, so nothing that fails before changes it."""
         self.check_state(state)
         assigned = assign(as_streams(inputs), None if state is None else state.batch_size, stateful=stateful)
+        lasting = state is not None
         if state is None:
             state = self.new_state(len(assigned.streams))
         self.eval()
         before = state.snapshot()
         memories = [memory.to(self.device, self.dtype) for memory in before]
+        if not lasting:
+            memories = [memory.without_live() for memory in memories]
         encoder = Encoder(self._stack(), options)
         if not stateful:
             return encoder.give_back(encoder.read_texts(assigned.streams, memories), assigned.form)
@@ -330,6 +340,7 @@ class EvoEmbedding(DialogueMethods):
             choices = UpstreamChoices.of(kwargs.get("model_kwargs"), self._memory_choices, self._upstream_choices)
             stack = build_stack(source, choices)
             self._parse_model_config({"prompts": stack.prompts})
+            self.key_report = stack.report
             return stack.modules, {}
         modules, module_kwargs = super()._load_default_modules(model_name_or_path, *args, **kwargs)
         transformer: Any = modules[0]  # type: ignore[index]

@@ -29,7 +29,7 @@ class MemoryState:
         if not memories:
             raise StateError("A state needs at least one stream, but none was given. Use model.new_state().")
         self._spec = spec
-        self._memories = tuple(memories)
+        self._memories = tuple(memory.kept_live() for memory in memories)
         self._lock = threading.Lock()
 
     @property
@@ -63,6 +63,11 @@ class MemoryState:
         return sum(memory.nbytes for memory in self._memories)
 
     @property
+    def cache_nbytes(self) -> int:
+        """Bytes kept beside the state so that the next step is cheap; never saved, see :meth:`trim`."""
+        return sum(memory.live.nbytes for memory in self._memories if memory.live is not None)
+
+    @property
     def device(self) -> torch.device:
         """Where the latents lie."""
         return self._memories[0].latents.device
@@ -83,7 +88,7 @@ class MemoryState:
 
     def __reduce__(self) -> tuple[type[MemoryState], tuple[StateSpec, tuple[StreamMemory, ...]]]:
         """Copy and pickle the value without the lock, so that states travel between processes."""
-        return type(self), (self._spec, self._memories)
+        return type(self), (self._spec, tuple(memory.without_live() for memory in self._memories))
 
     def clone(self) -> MemoryState:
         """Give an independent copy that shares no storage."""
@@ -93,15 +98,26 @@ class MemoryState:
         """Forget everything that was read; the number of streams stays."""
         with self._lock:
             self._memories = tuple(
-                StreamMemory.empty(self._spec.latent_size, dtype=memory.latents.dtype, device=memory.latents.device)
+                StreamMemory.empty(
+                    self._spec.latent_size, dtype=memory.latents.dtype, device=memory.latents.device
+                ).kept_live()
                 for memory in self._memories
             )
 
     def to(self, device: torch.device | str) -> MemoryState:
         """Move the latents to ``device``, in place like ``torch.nn.Module.to``; returns the state itself."""
         with self._lock:
-            self._memories = tuple(memory.to(device) for memory in self._memories)
+            self._memories = tuple(memory.to(device).kept_live() for memory in self._memories)
         return self
+
+    def trim(self) -> None:
+        """Let go of what was kept to make the next step cheap. Results stay the same; the next step computes it again.
+
+        What is kept are keys and values of the queue and of the open segment, up to 256 MiB a stream.
+        """
+        for memory in self._memories:
+            if memory.live is not None:
+                memory.live.trim()
 
     @classmethod
     def stack(cls, states: Sequence[MemoryState]) -> MemoryState:
@@ -154,7 +170,7 @@ class MemoryState:
                     "The state was advanced by another call while this one was running, so this call's turns were not "
                     "added. Give each concurrent reader its own state, or retry this call."
                 )
-            self._memories = tuple(after)
+            self._memories = tuple(memory.kept_live() for memory in after)
 
 
 def _single_or_all(values: list[int]) -> int | tuple[int, ...]:

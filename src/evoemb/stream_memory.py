@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -36,9 +37,52 @@ class StateSpec:
 
     def differences(self, other: StateSpec) -> list[str]:
         """Say in words where two specs differ: ``"num_latents 4 against 16"``; empty if states may mix."""
-        compared = [field.name for field in fields(self) if field.name not in ("model_id", "revision")]
+        compared = [one.name for one in fields(self) if one.name not in ("model_id", "revision")]
         pairs = [(name, getattr(self, name), getattr(other, name)) for name in compared]
         return [f"{name} {mine!r} against {theirs!r}" for name, mine, theirs in pairs if mine != theirs]
+
+
+class Held(Protocol):
+    """Something a backbone computed of a memory that makes the next step cheap; it can always be computed again."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        ...
+
+
+@dataclass(slots=True)
+class LiveCache:
+    """What makes the next step on one memory cheap. It belongs to that memory alone and is never saved.
+
+    Args:
+        reading: The queue as texts see it, run as far as it was needed.
+        writing: The open segment as the next turn continues it.
+        limit_bytes: What would make the two together larger than this is not kept.
+    """
+
+    reading: Any = None
+    writing: Any = None
+    limit_bytes: int = 256 * 2**20
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(held.nbytes for held in (self.reading, self.writing) if held is not None)
+
+    def keep_reading(self, held: Held) -> None:
+        """Keep the queue as texts see it, if it is small enough."""
+        room = self.limit_bytes - (0 if self.writing is None else self.writing.nbytes)
+        self.reading = held if held.nbytes <= room else None
+
+    def keep_writing(self, held: Held) -> None:
+        """Keep the open segment, if it is small enough."""
+        room = self.limit_bytes - (0 if self.reading is None else self.reading.nbytes)
+        self.writing = held if held.nbytes <= room else None
+
+    def trim(self) -> None:
+        """Let go of everything."""
+        self.reading = self.writing = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +95,13 @@ class StreamMemory:
         num_turns: Turns ever read; keeps growing after old latents have left the queue.
         open_turns: Token ids of the turns in the open segment, oldest first. Later turns of a segment see the raw
             earlier ones, so they are kept until the segment is full. Empty where a segment is one turn.
+        live: Where to keep what makes the next step cheap; None keeps nothing.
     """
 
     latents: Tensor
     num_turns: int = 0
     open_turns: tuple[tuple[int, ...], ...] = ()
+    live: LiveCache | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def empty(cls, latent_size: int, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> StreamMemory:
@@ -76,9 +122,22 @@ class StreamMemory:
         return self.latents.nbytes + 8 * sum(len(turn) for turn in self.open_turns)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> StreamMemory:
-        """Give the same memory on ``device`` (and in ``dtype``, if given)."""
-        return replace(self, latents=self.latents.to(device=device, dtype=dtype or self.latents.dtype))
+        """Give the same memory on ``device`` (and in ``dtype``, if given); itself if it is there already."""
+        moved = self.latents.to(device=device, dtype=dtype or self.latents.dtype)
+        return self if moved is self.latents else replace(self, latents=moved, live=None)
 
     def copy(self) -> StreamMemory:
-        """Give a memory that shares no storage with this one."""
+        """Give a memory that shares no storage with this one; what can be computed again is left behind."""
+        return replace(self, latents=self.latents.detach().clone(), live=None)
+
+    def compact(self) -> StreamMemory:
+        """Give the same memory on storage of its own size, with what makes its next step cheap."""
         return replace(self, latents=self.latents.detach().clone())
+
+    def without_live(self) -> StreamMemory:
+        """Give the same memory with nothing kept beside it."""
+        return replace(self, live=None)
+
+    def kept_live(self) -> StreamMemory:
+        """Give the same memory with a place for what makes its next step cheap."""
+        return self if self.live is not None else replace(self, live=LiveCache())

@@ -159,12 +159,20 @@ def add_adapter(model: nn.Module, name: str, config: AdapterConfig, targets: Ite
     Args:
         targets: Full module names inside ``model``, as :func:`target_names` gives them.
         seed: Seed of the random A matrices, so that two processes build the same fresh adapter.
+
+    Raises:
+        UnsupportedBackboneError: The base model is quantised.
     """
     generator = torch.Generator().manual_seed(seed)
     for target in targets:
         parent_name, _, child = target.rpartition(".")
         parent = model.get_submodule(parent_name)
         layer = getattr(parent, child)
+        if not layer.weight.is_floating_point():
+            raise UnsupportedBackboneError(
+                f"The layer {target} holds {layer.weight.dtype} weights: the base model is quantised, and adapters need "
+                "its weights as they are. Load it in bfloat16 or float32, without a quantization_config."
+            )
         if not isinstance(layer, LoraLinear):
             layer = LoraLinear(layer)
             setattr(parent, child, layer)

@@ -18,6 +18,7 @@ from evoemb.modules.adapters import (
     RETRIEVER_ADAPTER,
     is_adapter_parameter,
     keep_adapter_in_checkpoints,
+    merge_in_inference,
     using,
 )
 from evoemb.modules.backbones.lookup import family_of, is_causal
@@ -30,6 +31,9 @@ from evoemb.modules.tensor_files import Source
 # Features of a read: texts (N, T) see a finished memory, (N or 1, M, S), newest latent last.
 MEMORY = "memory"
 MEMORY_MASK = "memory_mask"
+# Features of a read behind memories that have been run: a list of one or N, and how many latents each text sees.
+PASTS = "memory_pasts"
+SEEN = "memory_seen"
 # Features of a block: consecutive turns of several streams, each sees the turns before it (attention reader).
 CARRIED = "carried_latents"
 CARRIED_MASK = "carried_mask"
@@ -99,6 +103,7 @@ class StatefulTransformer(Transformer):
         else:
             self.reader = PrefixReader(self.model, memory)
         self.reader.add_adapters()
+        merge_in_inference(self.model)
         self._freeze_base()
         self.dialogue = DialogueParts(self.model)
 
@@ -163,10 +168,14 @@ class StatefulTransformer(Transformer):
         ids: Any = features.get("input_ids")
         mask: Any = features.get("attention_mask")
         if CARRIED in features:
+            block: list[Any] = [features[key] for key in (CARRIED, CARRIED_MASK, ROW_STREAM, ROW_INDEX)]
             output = self.reader.read_and_write(  # type: ignore[operator]
-                ids, mask, *(features.get(key) for key in (CARRIED, CARRIED_MASK, ROW_STREAM, ROW_INDEX, BUCKETS))
+                ids, mask, *block, buckets=features.get(BUCKETS)
             )
             return {**features, "token_embeddings": output.hidden, LATENTS: output.latents}
+        if PASTS in features:
+            hidden = self.reader.read_after(ids, mask, features[PASTS], features[SEEN])  # type: ignore[operator]
+            return {**features, "token_embeddings": hidden}
         if MEMORY not in features:
             with using(RETRIEVER_ADAPTER if self.memory_config.reader == "prefix" else None):
                 return super().forward(features, **kwargs)

@@ -51,6 +51,6 @@ def read(
     rows: list[Row] = []
     for memory, batch in zip(memories, texts, strict=True):
         readable = queue.read(memory.queue(queue.capacity_latents))
-        rows += [Row(ids, readable) for ids in batch]
+        rows += [Row(ids, readable, readable.shape[0], memory.live) for ids in batch]
     embeddings = iter(embed_rows(stack, rows, limits))
     return [[next(embeddings) for _ in batch] for batch in texts]

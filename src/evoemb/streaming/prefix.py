@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from evoemb.modules.readers.prefix import SegmentRow
+from evoemb.modules.latent_memory_queue import LatentMemoryQueue
+from evoemb.modules.readers.key_values import KeyValues
+from evoemb.modules.readers.prefix import PrefixReader, SegmentRow
 from evoemb.segments import Segment, SegmentPolicy
-from evoemb.stream_memory import StreamMemory
+from evoemb.stream_memory import LiveCache, StreamMemory
 from evoemb.streaming.rows import Limits, Row, Stack, TokenIds, embed_rows
 
 
@@ -58,15 +61,12 @@ def advance(
     for step in range(max(len(plan) for plan in plans)):
         waiting: list[_Waiting] = []
         active = [index for index, plan in enumerate(plans) if step < len(plan)]
-        sizes = [_segment_length(stack, memories[i], streams[i], plans[i][step]) for i in active]
-        for batch in limits.batches(sizes):
-            chosen = [active[position] for position in batch]
-            written = _write(stack, memories, streams, {index: plans[index][step] for index in chosen})
-            for index, fresh in zip(chosen, written, strict=True):
-                segment = plans[index][step]
-                memories[index], windows = _push(stack, memories[index], streams[index], segment, fresh, policy)
-                rows = zip(range(segment.start, segment.stop), windows, strict=True)
-                waiting += [_Waiting(index, turn, Row(texts[index][turn], window)) for turn, window in rows]
+        jobs = [_Job(memories[i], streams[i], texts[i], plans[i][step], policy) for i in active]
+        for batch in limits.batches([job.length(stack.queue) for job in jobs]):
+            for position, written in zip(batch, _write(stack, [jobs[at] for at in batch]), strict=True):
+                memories[active[position]], rows = _push(stack, jobs[position], written)
+                turns = range(jobs[position].segment.start, jobs[position].segment.stop)
+                waiting += [_Waiting(active[position], turn, row) for turn, row in zip(turns, rows, strict=True)]
         embeddings: Sequence[Tensor | None] = [None] * len(waiting)
         if embed:
             embeddings = embed_rows(stack, [item.row for item in waiting], limits)
@@ -74,53 +74,111 @@ def advance(
             yield Emitted(item.stream, item.turn, embedding)
 
 
-def _write(
-    stack: Stack, memories: list[StreamMemory], streams: Sequence[Sequence[TokenIds]], segments: dict[int, Segment]
-) -> list[Tensor]:
-    """Run one memory forward over a segment of each stream and give the new turns' latents, ``(J * K, S)`` each."""
-    queue, rows = stack.queue, []
-    for index, segment in segments.items():
-        memory = memories[index]
-        turns = [*(memory.open_turns if segment.continues else ()), *streams[index][segment.start : segment.stop]]
-        ids = [torch.as_tensor(turn, device=stack.device) for turn in turns]
-        rows.append(SegmentRow(queue.read(_start_of(stack, memory, segment)), ids))
-    states = stack.transformer.reader.write(rows)  # type: ignore[operator]
-    counts = [(segment.stop - segment.start) * queue.num_latents for segment in segments.values()]
-    return [queue.write(state[-count:]) for state, count in zip(states, counts, strict=True)]
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One segment of one stream: the memory before it, what is written and what is encoded."""
+
+    memory: StreamMemory
+    stream: Sequence[TokenIds]
+    texts: Sequence[TokenIds]
+    segment: Segment
+    policy: SegmentPolicy
+
+    @property
+    def new(self) -> Sequence[TokenIds]:
+        """The segment's new turns."""
+        return self.stream[self.segment.start : self.segment.stop]
+
+    @property
+    def earlier(self) -> tuple[tuple[int, ...], ...]:
+        """The turns an earlier call left in the segment."""
+        return self.memory.open_turns if self.segment.continues else ()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no later turn can join the segment."""
+        lengths = [len(turn) for turn in (*self.earlier, *self.new)]
+        return len(lengths) >= self.policy.max_turns or sum(lengths) >= self.policy.max_tokens
+
+    @property
+    def past(self) -> Any:
+        """What was kept of the segment's earlier part, or None."""
+        return self.memory.live.writing if self.memory.live and self.segment.continues else None
+
+    def start(self, queue: LatentMemoryQueue) -> Tensor:
+        """Give the stored latents the segment begins with."""
+        if self.segment.continues:
+            return self.memory.before_open_segment(queue.num_latents)
+        return self.memory.queue(queue.capacity_latents)
+
+    def length(self, queue: LatentMemoryQueue) -> int:
+        """Count the rows of the segment's memory forward: queue, turns and queries."""
+        return self.start(queue).shape[0] + sum(len(ids) + queue.num_latents for ids in (*self.earlier, *self.new))
+
+    def keeps_open(self, reader: PrefixReader) -> bool:
+        """Whether the next call is likely to continue this segment, and the reader can."""
+        last = self.segment.stop == len(self.stream)
+        return self.memory.live is not None and last and not self.is_full and reader.continues
 
 
-def _push(
-    stack: Stack,
-    memory: StreamMemory,
-    turns: Sequence[TokenIds],
-    segment: Segment,
-    fresh: Tensor,
-    policy: SegmentPolicy,
-) -> tuple[StreamMemory, list[Tensor]]:
-    """Push a segment's new latents; give the memory after it and the window each new turn sees."""
+class _WrittenSegment(NamedTuple):
+    """Latents of a segment's new turns ``(J * K, S)`` and, if it stays open, what continues it."""
+
+    latents: Tensor
+    past: KeyValues | None
+
+
+def _write(stack: Stack, jobs: Sequence[_Job]) -> list[_WrittenSegment]:
+    """Run one memory forward over a segment of each stream."""
     queue = stack.queue
-    before = memory.latents if segment.continues else memory.queue(queue.capacity_latents)
-    latents = torch.cat((before, fresh.to(before.dtype)))
+    reader: PrefixReader = stack.transformer.reader  # type: ignore[assignment]
+    rows = []
+    for job in jobs:
+        turns = job.new if job.past is not None else (*job.earlier, *job.new)
+        ids = [torch.as_tensor(turn, device=stack.device) for turn in turns]
+        rows.append(SegmentRow(queue.read(job.start(queue)), ids, job.past))
+    written = reader.write(rows, keep=any(job.keeps_open(reader) for job in jobs))
+    counts = [len(job.new) * queue.num_latents for job in jobs]
+    return [
+        _WrittenSegment(queue.write(one.states[-count:]), one.past if job.keeps_open(reader) else None)
+        for job, one, count in zip(jobs, written, counts, strict=True)
+    ]
+
+
+def _push(stack: Stack, job: _Job, written: _WrittenSegment) -> tuple[StreamMemory, list[Row]]:
+    """Push a segment's new latents; give the memory after it and a row for each new turn with the window it sees."""
+    queue, memory, capacity = stack.queue, job.memory, stack.queue.capacity_latents
+    before = memory.latents if job.segment.continues else memory.queue(capacity)
+    latents = torch.cat((before, written.latents.to(before.dtype)))
     readable = queue.read(latents)
-    ends = [before.shape[0] + number * queue.num_latents for number in range(segment.stop - segment.start)]
-    windows = [queue.keep(readable[:end]) for end in ends]
-    new = tuple(tuple(turn) for turn in turns[segment.start : segment.stop])
-    open_turns = (*(memory.open_turns if segment.continues else ()), *new)
-    full = len(open_turns) >= policy.max_turns or sum(len(turn) for turn in open_turns) >= policy.max_tokens
+    live = None if memory.live is None else LiveCache(limit_bytes=memory.live.limit_bytes)
+    if memory.live is not None and live is not None and memory.latents.shape[0] <= capacity:
+        live.reading = memory.live.reading  # the queue still begins where it began
+    rows = []
+    for number, ids in enumerate(job.texts[job.segment.start : job.segment.stop]):
+        end = before.shape[0] + number * queue.num_latents
+        if end <= capacity:
+            rows.append(Row(ids, readable, end, live))
+        else:
+            rows.append(Row(ids, readable[end - capacity : end], capacity))
     after = StreamMemory(
-        queue.keep(latents) if full else latents, memory.num_turns + len(new), () if full else open_turns
+        queue.keep(latents) if job.is_full else latents,
+        memory.num_turns + len(job.new),
+        () if job.is_full else (*job.earlier, *(tuple(turn) for turn in job.new)),
+        live=_live_after(live, written.past, latents.shape[0] <= capacity),
     )
-    return after, windows
+    return after, rows
 
 
-def _start_of(stack: Stack, memory: StreamMemory, segment: Segment) -> Tensor:
-    """Give the stored latents a segment begins with."""
-    if segment.continues:
-        return memory.before_open_segment(stack.queue.num_latents)
-    return memory.queue(stack.queue.capacity_latents)
+def _live_after(rows_live: LiveCache | None, past: KeyValues | None, unmoved: bool) -> LiveCache | None:
+    """Give the place where the memory after a segment keeps things.
 
-
-def _segment_length(stack: Stack, memory: StreamMemory, turns: Sequence[TokenIds], segment: Segment) -> int:
-    """Count the rows of one memory forward: queue, turns and queries."""
-    texts = [*(memory.open_turns if segment.continues else ()), *turns[segment.start : segment.stop]]
-    return _start_of(stack, memory, segment).shape[0] + sum(len(ids) + stack.queue.num_latents for ids in texts)
+    While the queue has not moved it is the rows' own: they extend what texts after them will see. Once the oldest
+    latents leave, every kept row stands elsewhere, and a new place is empty.
+    """
+    if rows_live is None:
+        return None
+    live = rows_live if unmoved else LiveCache(limit_bytes=rows_live.limit_bytes)
+    if past is not None:
+        live.keep_writing(past)
+    return live

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from evoemb._errors import InputError
 from evoemb.modules.latent_memory_queue import LatentMemoryQueue
-from evoemb.modules.stateful_transformer import MEMORY, MEMORY_MASK, StatefulTransformer
+from evoemb.modules.readers.key_values import KeyValues
+from evoemb.modules.readers.prefix import PrefixReader
+from evoemb.modules.stateful_transformer import MEMORY, MEMORY_MASK, PASTS, SEEN, StatefulTransformer
+from evoemb.stream_memory import LiveCache
 
 TokenIds = Sequence[int]
 
@@ -75,10 +78,20 @@ class Stack:
 
 
 class Row(NamedTuple):
-    """A text and the memory it sees, already projected for reading, ``(M, S)``, newest latent last."""
+    """A text and the memory it sees.
+
+    Args:
+        ids: Token ids.
+        memory: Latents, already projected for reading, ``(L, S)``, newest last. Rows that see the same memory, or
+            beginnings of it, share this tensor.
+        seen: How many latents of ``memory`` the text sees, from the oldest on.
+        live: Where to keep the memory once it has been run, and where it may lie already.
+    """
 
     ids: TokenIds
     memory: Tensor
+    seen: int
+    live: LiveCache | None = None
 
 
 def pad_ids(rows: Sequence[TokenIds], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -110,15 +123,57 @@ def stack_memories(memories: Sequence[Tensor], *, share: bool = False) -> tuple[
 def embed_rows(stack: Stack, rows: Sequence[Row], limits: Limits) -> list[Tensor]:
     """Encode texts against their memories; rows do not see each other.
 
+    Texts that share a memory run it once, where the reader can continue it; the others run it in their own row.
+
     Returns:
         One embedding ``(D,)`` a row, in the order given.
     """
-    found: list[Tensor | None] = [None] * len(rows)
-    for batch in limits.batches([len(row.ids) + row.memory.shape[0] for row in rows]):
-        input_ids, attention_mask = pad_ids([rows[index].ids for index in batch], stack.device)
-        memory, memory_mask = stack_memories([rows[index].memory for index in batch], share=True)
-        features = {"input_ids": input_ids, "attention_mask": attention_mask, MEMORY: memory, MEMORY_MASK: memory_mask}
-        embeddings = stack.run({**features, **stack.extra})["sentence_embedding"]
-        for index, embedding in zip(batch, embeddings, strict=True):
-            found[index] = embedding
-    return [embedding for embedding in found if embedding is not None]
+    found: dict[int, Tensor] = {}
+    pasts = _run_shared_memories(stack, rows)
+    alone = [index for index, row in enumerate(rows) if id(row.memory) not in pasts]
+    continued = [index for index, row in enumerate(rows) if id(row.memory) in pasts]
+    for chosen in limits.batches([len(rows[index].ids) + rows[index].seen for index in alone]):
+        batch = [alone[position] for position in chosen]
+        memory, memory_mask = stack_memories([_visible(rows[index]) for index in batch], share=True)
+        _embed(stack, rows, batch, {MEMORY: memory, MEMORY_MASK: memory_mask}, found)
+    for chosen in limits.batches([len(rows[index].ids) for index in continued]):
+        batch = [continued[position] for position in chosen]
+        behind = [pasts[id(rows[index].memory)] for index in batch]
+        shared = behind[:1] if all(past is behind[0] for past in behind) else behind
+        _embed(stack, rows, batch, {PASTS: shared, SEEN: [rows[index].seen for index in batch]}, found)
+    return [found[index] for index in range(len(rows))]
+
+
+def _embed(
+    stack: Stack, rows: Sequence[Row], batch: Sequence[int], memory: dict[str, Any], found: dict[int, Tensor]
+) -> None:
+    """Run one batch through the stack and note its embeddings."""
+    input_ids, attention_mask = pad_ids([rows[index].ids for index in batch], stack.device)
+    features = {"input_ids": input_ids, "attention_mask": attention_mask, **memory, **stack.extra}
+    found.update(zip(batch, stack.run(features)["sentence_embedding"], strict=True))
+
+
+def _run_shared_memories(stack: Stack, rows: Sequence[Row]) -> dict[int, KeyValues]:
+    """Run every memory that more than one text sees, or that is kept for later texts; by ``id`` of its tensor."""
+    reader = stack.transformer.reader
+    if not isinstance(reader, PrefixReader) or not reader.continues:
+        return {}
+    groups: dict[int, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(id(row.memory), []).append(row)
+    pasts: dict[int, KeyValues] = {}
+    for key, group in groups.items():
+        longest, live = max(row.seen for row in group), group[0].live
+        if not longest or (len(group) == 1 and live is None):
+            continue
+        known = None if live is None else live.reading
+        past = known if known is not None and known.length >= longest else None
+        pasts[key] = past or reader.run_memory(group[0].memory[:longest], known)
+        if live is not None:
+            live.keep_reading(pasts[key])
+    return pasts
+
+
+def _visible(row: Row) -> Tensor:
+    """Cut the memory to what the row sees; the whole tensor stays the one object that rows share."""
+    return row.memory if row.seen == row.memory.shape[0] else row.memory[: row.seen]

@@ -99,7 +99,7 @@ class _Batch:
         return cls(
             written=_share_out(unpad(features[INPUT_IDS], features[ATTENTION_MASK]), written),
             texts=texts,
-            queries=unpad(features[QUERY_IDS], features[QUERY_MASK]),
+            queries=[*unpad(features[QUERY_IDS], features[QUERY_MASK])],
             asked_at=_share_out(features[ASKED_AT].tolist(), queries),
         )
 

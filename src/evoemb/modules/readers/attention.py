@@ -50,8 +50,8 @@ class BlockOutput(NamedTuple):
 class _Bucket:
     """Rows of like length that go through a layer together, without the padding of longer ones.
 
-    ``rows`` names them in the block ``(n,)``; ``mask`` is ``(n, T)``; ``hidden`` and ``queries`` are the states entering
-    the next layer, ``(n, T, H)`` and ``(n, K, H)``.
+    ``rows`` names them in the block ``(n,)``; ``mask`` is ``(n, T)``; ``hidden`` and ``queries`` are the states
+    entering the next layer, ``(n, T, H)`` and ``(n, K, H)``.
     """
 
     rows: Tensor
@@ -74,7 +74,7 @@ class _Window(NamedTuple):
     valid: Tensor
 
     def of(self, bucket_rows: Tensor, slots: Tensor, streams: Tensor) -> _Window:
-        """Gather each row's own window ``slots`` ``(N, W)`` from keys and values of whole streams ``(B, heads, L, d)``."""
+        """Gather each row's own window, ``slots`` ``(N, W)``, from those of whole streams ``(B, heads, L, d)``."""
         # Advanced indices stand apart, so the gathered axes come first.
         chosen = (streams[bucket_rows][:, None], slice(None), slots[bucket_rows])
         key, value = (part[chosen].transpose(1, 2) for part in (self.key, self.value))
@@ -143,7 +143,6 @@ class AttentionReader(nn.Module):
         Returns:
             Hidden states after the last layer, ``(N, T, H)``.
         """
-
         bucket = self._enter(input_ids, attention_mask)
         for index in range(self.num_memory_layers):
             seen = None

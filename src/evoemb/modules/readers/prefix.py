@@ -5,7 +5,8 @@ Writing:  ``[ memory | turn 1 | queries | turn 2 | queries | ... ]`` under the m
 query rows behind a turn become its latents. Later turns of a segment see the raw earlier ones.
 
 Rows are contiguous and padded on the left as a whole, which recurrent layers need: a gap inside a row would change
-their state.
+their state. Where a row's states depend on earlier rows only, rows that others continue are run once: texts that see
+the same memory, or its beginning, share its keys and values, and an open segment grows by its new turns alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -29,6 +29,20 @@ from evoemb.modules.adapters import (
 )
 from evoemb.modules.backbones.lookup import has_recurrent_layers, has_sliding_layers, is_causal
 from evoemb.modules.config import MemoryConfig
+from evoemb.modules.readers.key_values import KeyValues, PastRows, joined
+from evoemb.modules.readers.prefix_rows import (
+    MEMORY,
+    PADDING,
+    QUERY,
+    TEXT,
+    continued_mask,
+    full_mask,
+    kinds_of,
+    pad_left,
+    pad_right,
+    running_positions,
+    text_positions,
+)
 
 _INIT_SEED = 0
 _QUERY_STD = 0.02
@@ -37,10 +51,21 @@ _GATE_BIAS = -3.0
 
 
 class SegmentRow(NamedTuple):
-    """One stream's part of a memory forward: projected memory ``(M, H)`` and token ids ``(T_j,)`` of the turns."""
+    """One stream's part of a memory forward: projected memory ``(M, H)`` and token ids ``(T_j,)`` of the turns.
+
+    With a ``past``, memory and earlier turns have been run already and ``turns`` are those that continue them.
+    """
 
     memory: Tensor
     turns: Sequence[Tensor]
+    past: KeyValues | None = None
+
+
+class Written(NamedTuple):
+    """States at the memory queries ``(J * K, H)``, oldest turn first, and what a later turn continues, if asked for."""
+
+    states: Tensor
+    past: KeyValues | None
 
 
 class ReadOutput(NamedTuple):
@@ -66,6 +91,8 @@ class PrefixReader(nn.Module):
         self._backbone = [backbone]  # in a list: the backbone is registered elsewhere already
         self.config = config
         self.causal = is_causal(backbone)
+        # Keys and values of earlier rows say all there is to say only where every layer attends to the whole row.
+        self._row_by_row = self.causal and not has_recurrent_layers(backbone) and not has_sliding_layers(backbone)
         self.absolute_positions = isinstance(_position_table(backbone), nn.Embedding)
         hidden_size = int(backbone.config.hidden_size)
         self.latent_size = hidden_size
@@ -109,34 +136,85 @@ class PrefixReader(nn.Module):
             held = memory[0 if shared else row][memory_mask[0 if shared else row].bool()]
             text = texts[row][attention_mask[row].bool()]
             parts.append(torch.cat((held.to(text.dtype), text)))
-            kinds.append(_kinds(text, memory=held.shape[0], tokens=text.shape[0]))
+            kinds.append(kinds_of(text.device, memory=held.shape[0], tokens=text.shape[0]))
+        kind_rows = pad_left(kinds)
         with using(RETRIEVER_ADAPTER):
-            hidden = self._run(_pad_left(parts), _pad_left(kinds))
+            hidden = self._run(pad_left(parts), kind_rows)
         width = int(attention_mask.sum(-1).max())
-        return ReadOutput(hidden[:, hidden.shape[1] - width :], (_pad_left(kinds) == _TEXT)[:, -width:].long())
+        return ReadOutput(hidden[:, hidden.shape[1] - width :], (kind_rows == TEXT)[:, -width:].long())
 
-    def write(self, segments: Sequence[SegmentRow]) -> list[Tensor]:
-        """Read one segment of each stream and give the states at the memory queries.
+    @property
+    def continues(self) -> bool:
+        """Whether rows can be continued from keys and values, exactly and cheaply, as things stand now."""
+        # Not the backbone's property of that name: newer transformers rename it and warn.
+        checkpointing = self.training and any(
+            getattr(module, "gradient_checkpointing", False) for module in self.backbone.modules()
+        )
+        attention = getattr(self.backbone.config, "_attn_implementation", None)
+        return self._row_by_row and not checkpointing and attention in ("sdpa", "eager")
+
+    def run_memory(self, memory: Tensor, past: KeyValues | None = None) -> KeyValues:
+        """Run projected latents ``(M, H)`` as a text would see them; ``past`` holds the first of them already."""
+        new = memory[0 if past is None else past.length :]
+        if past is not None and not new.shape[0]:
+            return past
+        kinds = kinds_of(new.device, memory=new.shape[0])
+        with using(RETRIEVER_ADAPTER):
+            _, rows = self._continue([new.to(self.memory_queries.dtype)], [kinds], [past], None, keep=True)
+        return joined(past, rows.own, 0, new.shape[0], new.shape[0])
+
+    def read_after(
+        self, input_ids: Tensor, attention_mask: Tensor, pasts: Sequence[KeyValues], seen: Sequence[int]
+    ) -> Tensor:
+        """Encode texts behind memories that have been run.
+
+        Args:
+            input_ids: ``(N, T)``, padded on the right.
+            attention_mask: ``(N, T)``.
+            pasts: One memory that all rows see, or one a row.
+            seen: How many latents of it each row sees, from the oldest on.
 
         Returns:
-            For each stream ``(J * K, H)``, with ``J`` its turns in the segment, oldest first.
+            Token states ``(N, T, H)``.
+        """
+        texts = self.backbone.get_input_embeddings()(input_ids)
+        kinds = attention_mask.long() * TEXT
+        with using(RETRIEVER_ADAPTER):
+            hidden, _ = self._continue(texts, kinds, pasts, seen, keep=False)
+        return hidden
+
+    def write(self, segments: Sequence[SegmentRow], *, keep: bool = False) -> list[Written]:
+        """Read one segment of each stream and give the states at the memory queries.
+
+        Args:
+            keep: Also give each segment's keys and values, so that later turns can continue it. Only where
+                :attr:`continues`.
         """
         embed = self.backbone.get_input_embeddings()
-        count = self.config.num_latents
+        queries, device = self.memory_queries, self.memory_queries.device
         parts: list[Tensor] = []
         kinds: list[Tensor] = []
         for segment in segments:
-            pieces = [segment.memory.to(self.memory_queries.dtype)]
-            kind = [_kinds(self.memory_queries, memory=segment.memory.shape[0])]
+            memory = segment.memory if segment.past is None else segment.memory[:0]
+            pieces, kind = [memory.to(queries.dtype)], [kinds_of(device, memory=memory.shape[0])]
             for ids in segment.turns:
-                pieces += [embed(ids), self.memory_queries]
-                kind += [_kinds(self.memory_queries, tokens=len(ids)), _kinds(self.memory_queries, queries=count)]
+                pieces += [embed(ids), queries]
+                kind += [kinds_of(device, tokens=len(ids)), kinds_of(device, queries=queries.shape[0])]
             parts.append(torch.cat(pieces))
             kinds.append(torch.cat(kind))
-        kind_rows = _pad_left(kinds)
+        pasts = [segment.past for segment in segments]
         with using(MEMORY_ADAPTER):
-            hidden = self._run(_pad_left(parts), kind_rows)
-        return [row[kind == _QUERY] for row, kind in zip(hidden, kind_rows, strict=True)]
+            if not keep and not any(pasts):
+                kind_rows = pad_left(kinds)
+                hidden = self._run(pad_left(parts), kind_rows)
+                return [Written(row[kind == QUERY], None) for row, kind in zip(hidden, kind_rows, strict=True)]
+            hidden, rows = self._continue(parts, kinds, pasts, None, keep=keep)
+        written = []
+        for row, (past, places) in enumerate(zip(pasts, kinds, strict=True)):
+            states = hidden[row, : len(places)][places == QUERY]
+            memory_rows = int((places == MEMORY).sum())
+            written.append(Written(states, joined(past, rows.own, row, len(places), memory_rows) if keep else None))
+        return written
 
     def continue_rows(self, rows: Sequence[tuple[Sequence[int], Tensor, int]]) -> list[Tensor]:
         """Run the bare base model, no adapter and no gate, over ``[ first tokens | memory | rest ]``.
@@ -152,10 +230,10 @@ class PrefixReader(nn.Module):
         for ids, memory, insert in rows:
             text = embed(torch.as_tensor(ids, device=memory.device))
             parts.append(torch.cat((text[:insert], memory.to(text.dtype), text[insert:])))
-        real = _pad_left([torch.ones(part.shape[0], dtype=torch.long, device=part.device) for part in parts])
+        real = pad_left([torch.ones(part.shape[0], dtype=torch.long, device=part.device) for part in parts])
         with using(None):
             output = self.backbone(
-                inputs_embeds=_pad_left(parts),
+                inputs_embeds=pad_left(parts),
                 attention_mask=real,
                 position_ids=(real.cumsum(-1) - 1).masked_fill(real == 0, 1),
                 use_cache=False,
@@ -164,62 +242,70 @@ class PrefixReader(nn.Module):
         return [row[row.shape[0] - part.shape[0] :] for row, part in zip(hidden, parts, strict=True)]
 
     def _run(self, inputs_embeds: Tensor, kinds: Tensor) -> Tensor:
-        """Run the backbone on rows ``(N, L, H)`` whose kinds ``(N, L)`` are padding, memory, text or query."""
+        """Run the backbone on whole rows ``(N, L, H)`` whose kinds ``(N, L)`` are padding, memory, text or query."""
         output = self.backbone(
             inputs_embeds=inputs_embeds,
             attention_mask=self._mask(kinds, inputs_embeds.dtype),
             position_ids=self._positions(kinds),
             use_cache=False,
         )
-        return output.last_hidden_state  # type: ignore[no-any-return]
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def _continue(
+        self,
+        parts: Sequence[Tensor] | Tensor,
+        kinds: Sequence[Tensor] | Tensor,
+        pasts: Sequence[KeyValues | None],
+        seen: Sequence[int] | None,
+        *,
+        keep: bool,
+    ) -> tuple[Tensor, PastRows]:
+        """Run rows behind their pasts; they are padded on the right, where causal rows do not look.
+
+        Args:
+            parts: Input embeddings of each row, or all of them ``(N, L, H)``.
+            kinds: What their positions are, likewise.
+            pasts: One past for all rows, or one a row.
+            seen: Rows of its past that each row sees; None means all.
+        """
+        inputs = parts if isinstance(parts, Tensor) else pad_right(parts)
+        kind_rows = kinds if isinstance(kinds, Tensor) else pad_right(kinds)
+        count = inputs.shape[0]
+        every = list(pasts) if len(pasts) == count else [pasts[0]] * count
+        lengths = [0 if past is None else past.length for past in every]
+        memory_rows = [0 if past is None else past.memory_rows for past in every]
+        if seen is not None:
+            memory_rows = [min(rows, sees) for rows, sees in zip(memory_rows, seen, strict=True)]
+        past_rows = torch.tensor(lengths if seen is None else list(seen), device=inputs.device)
+        past_memory = torch.tensor(memory_rows, device=inputs.device)
+        rows = PastRows(pasts, count, keep=keep)
+        mask = continued_mask(kind_rows, past_rows, past_memory, rows.width, self.gate_bias, inputs.dtype)
+        output = self.backbone(
+            inputs_embeds=inputs,
+            attention_mask=mask,
+            position_ids=past_rows[:, None] + torch.arange(inputs.shape[1], device=inputs.device),
+            past_key_values=rows,
+            use_cache=False,
+        )
+        return output.last_hidden_state, rows
 
     def _mask(self, kinds: Tensor, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
         """Give the padding mask ``(N, L)``; with a gate the full mask, beside it where layers are of two kinds."""
-        real = (kinds != _PADDING).long()
+        real = (kinds != PADDING).long()
         if self.gate_bias is None:
             return real
-        gated = self._gated_mask(kinds, dtype)
+        gated = full_mask(kinds, self.gate_bias, dtype, causal=self.causal)
         if not has_recurrent_layers(self.backbone):
             return gated
         kinds_of_layer = set(self.backbone.config.layer_types)
         return {kind: gated if kind == "full_attention" else real for kind in kinds_of_layer}
 
     def _positions(self, kinds: Tensor) -> Tensor:
-        """Count positions over real rows; where positions are absolute, memory and queries share the first one.
-
-        Absolute tables are short (512), and a text keeps the positions it has alone.
-        """
-        if not self.absolute_positions:
-            return ((kinds != _PADDING).long().cumsum(-1) - 1).masked_fill(kinds == _PADDING, 1)
-        first = _first_position(self.backbone)
-        text = kinds == _TEXT
-        return (text.long().cumsum(-1) - 1).clamp(min=0).masked_fill(~text, 0) + first
-
-    def _gated_mask(self, kinds: Tensor, dtype: torch.dtype) -> Tensor:
-        """Build the additive mask ``(N, 1, L, L)`` whose memory columns carry the gate's bias."""
-        length = kinds.shape[1]
-        blocked = torch.finfo(dtype).min
-        allowed = (kinds != _PADDING)[:, None, None, :].expand(-1, 1, length, -1)
-        if self.causal:
-            allowed = allowed & torch.ones(length, length, dtype=torch.bool, device=kinds.device).tril()
-        bias = torch.where((kinds == _MEMORY)[:, None, None, :], self.gate_bias, 0.0).to(dtype)  # type: ignore[arg-type]
-        return bias.expand(-1, 1, length, -1).masked_fill(~allowed, blocked)
-
-
-_PADDING, _MEMORY, _TEXT, _QUERY = range(4)
-
-
-def _kinds(like: Tensor, *, memory: int = 0, tokens: int = 0, queries: int = 0) -> Tensor:
-    """Say what each position of a row is."""
-    counts = ((_MEMORY, memory), (_TEXT, tokens), (_QUERY, queries))
-    return torch.cat([torch.full((count,), kind, device=like.device) for kind, count in counts])
-
-
-def _pad_left(rows: Sequence[Tensor]) -> Tensor:
-    """Stack rows ``(L_i, ...)`` to ``(N, max L, ...)`` with zeros on the left."""
-    longest = max(row.shape[0] for row in rows)
-    padding = [(0, 0) * (row.dim() - 1) + (longest - row.shape[0], 0) for row in rows]
-    return torch.stack([F.pad(row, pad) for row, pad in zip(rows, padding, strict=True)])
+        """Count positions over real rows, or over text alone where the backbone's positions are absolute."""
+        if self.absolute_positions:
+            return text_positions(kinds, _first_position(self.backbone))
+        return running_positions(kinds)
 
 
 def _position_table(backbone: PreTrainedModel) -> object:
