@@ -31,7 +31,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The tests with branch coverage; arguments go to pytest."""
-    install(session, "-e", ".[offline,train]", group="tests")
+    install(session, "-e", ".[offline,train,eval]", group="tests")
     session.run("coverage", "run", "-m", "pytest", *session.posargs, env=OFFLINE)
     session.run("coverage", "report")
 
@@ -39,7 +39,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def min_versions(session: nox.Session) -> None:
     """The tests at the lowest supported versions."""
-    install(session, "-e", ".[offline,train]", group="tests", constraints="constraints-min.txt")
+    install(session, "-e", ".[offline,train,eval]", group="tests", constraints="constraints-min.txt")
     session.run("pytest", *session.posargs, env=OFFLINE)
 
 
@@ -60,7 +60,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def examples(session: nox.Session) -> None:
     """Every example, as a user would run it."""
-    install(session, "-e", ".[offline,train]")
+    install(session, "-e", ".[offline,train,eval]")
     scripts = sorted(Path("examples").resolve().glob("*.py"))
     session.chdir(session.create_tmp())
     for script in scripts:

@@ -1,0 +1,1 @@
+"""Evaluation on streams: figures, anchors, controls, evaluators, reports."""
