@@ -15,8 +15,8 @@ import evoemb
 ROWS: dict[int, tuple[str, ...]] = {
     9: ("cli.*",),  # a client of the public names, like any user
     8: ("__init__",),
-    7: ("convert", "loading", "training.*"),
-    6: ("evaluation.*", "losses.*", "reranker", "retrieval"),
+    7: ("convert", "training.*"),
+    6: ("evaluation.*", "loading", "losses.*", "reranker", "retrieval"),
     5: ("model",),
     4: ("dialogue.*", "encoding", "model_card", "upstream.*"),
     3: ("stack", "state", "streaming.*"),

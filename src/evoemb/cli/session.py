@@ -73,11 +73,7 @@ def load_model(args: argparse.Namespace) -> EvoEmbedding:
     from evoemb.defaults import default_model
 
     _check_device(args.device)
-    if not show_progress(args):
-        _hide_loading_bars()
-    if args.quiet:
-        for name in LIBRARIES:
-            logging.getLogger(name).setLevel(logging.ERROR)
+    quieten(args)
     from safetensors import SafetensorError
 
     from evoemb.model import EvoEmbedding
@@ -91,6 +87,15 @@ def load_model(args: argparse.Namespace) -> EvoEmbedding:
         raise InputError(
             f"{name} cannot be loaded: {error} Name a sentence-transformers or evoemb model, by folder or Hub id."
         ) from error
+
+
+def quieten(args: argparse.Namespace) -> None:
+    """Hide the libraries' bars where no progress is wanted, and with ``--quiet`` all but their errors."""
+    if not show_progress(args):
+        _hide_loading_bars()
+    if args.quiet:
+        for name in LIBRARIES:
+            logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def load_state(path: str) -> MemoryState:

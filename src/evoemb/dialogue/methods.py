@@ -89,9 +89,29 @@ class DialogueMethods(SentenceTransformer):
             if turns:
                 parts.append(encode(turns, prompt=prompts[0], stateful=True, memory="final"))
             found = torch.cat([*parts, encode([query], prompt=prompts[1])])
-        if convert_to_tensor:
-            return found
-        return np.asarray(found.float().cpu()) if convert_to_numpy else list(found)
+        return _given_back(found, convert_to_numpy=convert_to_numpy, convert_to_tensor=convert_to_tensor)
+
+    def encode_native(
+        self,
+        texts: str | Sequence[str],
+        *,
+        batch_size: int = 32,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+    ) -> Any:
+        """Encode texts with the plain embedding model inside a released checkpoint, which knows no memory.
+
+        Its weights are read on the first call.
+
+        Returns:
+            ``(n, D)`` of unit length, ``(D,)`` for one string; an array, or a tensor as the last arguments say.
+
+        Raises:
+            CheckpointError: The model holds no such model.
+        """
+        found = self._native([texts] if isinstance(texts, str) else texts, batch_size=batch_size)
+        kind = {"convert_to_numpy": convert_to_numpy, "convert_to_tensor": convert_to_tensor}
+        return _given_back(found, **kind)[0] if isinstance(texts, str) else _given_back(found, **kind)
 
     @torch.no_grad()
     def retrieve(
@@ -241,6 +261,13 @@ class DialogueMethods(SentenceTransformer):
     @property
     def _stateful(self) -> StatefulTransformer:
         return self[0]  # type: ignore[return-value]
+
+
+def _given_back(found: Tensor, *, convert_to_numpy: bool, convert_to_tensor: bool) -> Any:
+    """Give embeddings ``(n, D)`` in the form asked for, as ``encode`` does."""
+    if convert_to_tensor:
+        return found
+    return np.asarray(found.float().cpu()) if convert_to_numpy else list(found)
 
 
 def _ranked(queries: Tensor, corpus: Tensor, turns: Sequence[str], top_k: int | None) -> list[list[dict[str, Any]]]:

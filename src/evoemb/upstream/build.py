@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 _TEXT_ONLY = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
 _TOKEN_NAMES = ("<|endoftext|>", "<|im_end|>", "user")
+# Larger than any vocabulary, and told as such when all ids are known.
+_NO_ID = 2**31 - 1
 _SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
@@ -109,9 +111,9 @@ def build_stack(source: Source, choices: UpstreamChoices) -> UpstreamStack:
     dtype = _dtype(choices, files)
     base = _base_source(source, choices.base_model or config.base_model)
     tokenizer = _tokenizer(source, base, choices.tokenizer)
-    token_ids = _token_ids(tokenizer, choices.token_ids)
-    memory = _memory_config(config, token_ids, choices.memory)
     backbone = _empty_backbone(base, dtype, choices.attn_implementation)
+    token_ids = _token_ids(tokenizer, backbone.config.vocab_size, choices.token_ids)
+    memory = _memory_config(config, token_ids, choices.memory)
     backbone.config.tie_word_embeddings = not has_head(files.shapes)
     transformer = _transformer(backbone, tokenizer, memory)
     queue = fresh_queue(transformer, embedding_dimension(files))
@@ -194,10 +196,9 @@ def _tokenizer(checkpoint: Source, base: Source, given: str | None) -> PreTraine
     )
 
 
-def _token_ids(tokenizer: PreTrainedTokenizerBase, given: Mapping[str, Any] | None) -> TokenIds:
-    size = len(tokenizer)
+def _token_ids(tokenizer: PreTrainedTokenizerBase, size: int, given: Mapping[str, Any] | None) -> TokenIds:
     ids = TokenIds()
-    if max(ids.end_of_text, ids.im_end, ids.user) >= size:
+    if max(ids.end_of_text, ids.im_end, ids.user) >= max(size, len(tokenizer)):
         # Another tokenizer than the original's: ids that it does not have can only mean the tokens of that name.
         end, im_end, user = (_named_id(tokenizer, name) for name in _TOKEN_NAMES)
         ids = TokenIds(end, im_end, user)
@@ -208,7 +209,7 @@ def _token_ids(tokenizer: PreTrainedTokenizerBase, given: Mapping[str, Any] | No
     outside = [value for value in (ids.end_of_text, ids.im_end, ids.user, *ids.query_prefix) if value >= size]
     if outside:
         raise InputError(
-            f"The tokenizer has {size} tokens, so the ids {outside} are none of them. Pass the ids of this tokenizer: "
+            f"The base model has {size} tokens, so the ids {outside} are none of them. Pass ids of its tokenizer: "
             'load_upstream(..., token_ids={"end_of_text": ..., "im_end": ..., "user": ...}).'
         )
     return ids
@@ -216,7 +217,7 @@ def _token_ids(tokenizer: PreTrainedTokenizerBase, given: Mapping[str, Any] | No
 
 def _named_id(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
     """Give the id of a token, or one that is none, which is told when all ids are known."""
-    return tokenizer.get_vocab().get(name, len(tokenizer))
+    return tokenizer.get_vocab().get(name, _NO_ID)
 
 
 def _prompt(tokenizer: PreTrainedTokenizerBase, given: Mapping[str, Any] | None) -> str:
@@ -251,7 +252,9 @@ def _empty_backbone(base: Source, dtype: torch.dtype, attn_implementation: str |
     config = AutoConfig.from_pretrained(base.name, **_hub_kwargs(base)).get_text_config()
     chosen = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     with EmptyWeights():
-        return AutoModel.from_config(config, dtype=dtype, **chosen)  # type: ignore[no-any-return, no-untyped-call]
+        backbone: PreTrainedModel = AutoModel.from_config(config, dtype=dtype, **chosen)  # type: ignore[no-untyped-call]
+    backbone.train(False)  # as from_pretrained gives it: without dropout until training begins
+    return backbone
 
 
 class _GivenBackbone(StatefulTransformer):
