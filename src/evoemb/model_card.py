@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from sentence_transformers.sentence_transformer.model_card import SentenceTransformerModelCardData
 
@@ -23,6 +26,15 @@ class EvoEmbeddingModelCardData(SentenceTransformerModelCardData):
         ]
     )
     template_path: Path = field(default=Path(__file__).parent / "model_card_template.md", init=False, repr=False)
+
+    def set_widget_examples(self, dataset: Any) -> None:
+        """Leave the Hub's widget out: it compares lone sentences, and rows of training data are streams."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give what the template shows, with a picture of the training loss."""
+        values: dict[str, Any] = super().to_dict()
+        losses = [entry["Training Loss"] for entry in self.training_logs if "Training Loss" in entry]
+        return {**values, "loss_curve": _curve(losses)}
 
     def generate_usage_snippet(self) -> str:
         """Give code that loads this model, reads a short stream and asks two questions of it."""
@@ -44,3 +56,19 @@ print(model.similarity(query, embeddings))
 
 print(model.retrieve(turns, "Where did I live first?", top_k=2))
 ```'''
+
+
+_BARS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
+
+
+def _curve(values: Sequence[float], width: int = 60) -> str:
+    """Draw numbers as a line of bars, at most ``width``, each the mean of its share; empty for fewer than two."""
+    if len(values) < 2:
+        return ""
+    count = min(width, len(values))
+    cuts = [round(index * len(values) / count) for index in range(count + 1)]
+    means = [sum(values[start:stop]) / (stop - start) for start, stop in pairwise(cuts)]
+    low, high = min(means), max(means)
+    scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
+    bars = "".join(_BARS[round((mean - low) * scale)] for mean in means)
+    return f"{bars}  {means[0]:.4g} -> {means[-1]:.4g}"

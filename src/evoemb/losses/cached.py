@@ -60,7 +60,7 @@ class CachedStreamLoss(StreamLoss):
             if name in joined:
                 joined[name] = joined[name].detach().requires_grad_()
         total = _total(self.loss.compute(joined))
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         gradients = [
             {name: joined[name].grad[places] for name, places in found.items()} for found in _places(joined, outputs)
         ]
@@ -81,7 +81,7 @@ class CachedStreamLoss(StreamLoss):
                 with context:
                     output = self.model(part)
                 terms = [(output[name].float() * grad.float()).sum() for name, grad in gradient.items()]
-                (torch.stack(terms).sum() * scale).backward()  # type: ignore[no-untyped-call]
+                (torch.stack(terms).sum() * scale).backward()
 
     def compute(self, output: dict[str, Any]) -> Any:
         """Give the wrapped loss of an output."""
@@ -124,7 +124,10 @@ def join_outputs(outputs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for name in (whole.NUM_TURNS, whole.NUM_QUERIES, whole.ASKED_AT, whole.EVIDENCE)
     }
     counts = [int(output[whole.NUM_TURNS].sum()) for output in outputs]
-    both = [output[whole.EMBEDDING].split([count, len(output[whole.EMBEDDING]) - count]) for output, count in zip(outputs, counts, strict=True)]
+    both = [
+        output[whole.EMBEDDING].split([count, len(output[whole.EMBEDDING]) - count])
+        for output, count in zip(outputs, counts, strict=True)
+    ]
     joined[whole.EMBEDDING] = torch.cat([turns for turns, _ in both] + [queries for _, queries in both])
     answered = [output for output in outputs if whole.ANSWER_STATES in output]
     if answered:

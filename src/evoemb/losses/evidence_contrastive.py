@@ -71,7 +71,9 @@ class EvidenceContrastiveLoss(StreamLoss):
             )
         size = model.get_embedding_dimension()
         if size is not None and any(not 1 <= dim <= size for dim in self.matryoshka_dims or ()):
-            raise InputError(f"matryoshka_dims={list(self.matryoshka_dims or ())} were given. Use sizes from 1 to {size}.")
+            raise InputError(
+                f"matryoshka_dims={list(self.matryoshka_dims or ())} were given. Use sizes from 1 to {size}."
+            )
         self.matryoshka_weights = tuple(weights)
 
     def compute(self, output: dict[str, Any]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 _IGNORED = -100
@@ -15,35 +16,47 @@ class AnswerTokens(NamedTuple):
     insert: int
 
 
-def answer_tokens(tokenizer: Any, query: str, answer: str) -> AnswerTokens:
-    """Render a query and its answer with the tokenizer's chat template, or as two lines if it has none.
+def answer_tokens(tokenizer: Any, query: str, answer: str, memory_offset: int = 0) -> AnswerTokens:
+    """Render a query as ``generate`` does, with its answer behind it.
 
-    The memory stands where the query's own text begins: behind ``<|im_start|>user`` and the newline in ChatML.
     Labelled are the answer's tokens and the token that ends it.
+
+    Args:
+        memory_offset: Tokens that stand before the memory.
 
     Source: EvoEmbedding (arXiv 2606.21649), memory loss.
     """
     if getattr(tokenizer, "chat_template", None):
-        user = {"role": "user", "content": query}
-        start = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
-        full = tokenizer.apply_chat_template(
-            [user, {"role": "assistant", "content": answer}], tokenize=False, add_generation_prompt=False
-        )
-        head = full[: full.find(query)] if query in full else ""
-        # Some templates treat a finished answer otherwise than an open one (they drop or add a thinking block).
-        told = full[len(start) :] if full.startswith(start) else full[full.rfind(answer) :]
-        start = full[: len(full) - len(told)]
-        ending = told[len(told.rstrip()) :]
-        head_ids, start_ids = _ids(tokenizer, head), _ids(tokenizer, start)
-        answer_ids, ending_ids = _ids(tokenizer, told.rstrip()), _ids(tokenizer, ending)
+        start, said, ending = _rendered(tokenizer, query, answer)
+        ids = [_ids(tokenizer, part) for part in (start, said, ending)]
     else:
-        head_ids, start_ids, ending_ids = [], _ids(tokenizer, f"{query}\n"), []
-        answer_ids = _ids(tokenizer, answer)
-        if tokenizer.eos_token_id is not None:
-            answer_ids = [*answer_ids, tokenizer.eos_token_id]
-    ids = [*start_ids, *answer_ids, *ending_ids]
-    labels = [*[_IGNORED] * len(start_ids), *answer_ids, *[_IGNORED] * len(ending_ids)]
-    return AnswerTokens(ids, labels, len(head_ids))
+        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        ids = [_ids(tokenizer, f"User: {query}\nAssistant:"), [*_ids(tokenizer, f" {answer}"), *end], []]
+    labels = [*[_IGNORED] * len(ids[0]), *ids[1], *[_IGNORED] * len(ids[2])]
+    return AnswerTokens([token for part in ids for token in part], labels, memory_offset)
+
+
+def answer_of_segment(
+    tokenizer: Any, segment: Sequence[int], query: str, answer: str, memory_offset: int
+) -> AnswerTokens:
+    """Label the answer in the last segment of a rendered chat: what stands behind the generation prompt."""
+    start, _, ending = _rendered(tokenizer, query, answer)
+    before, behind = len(_ids(tokenizer, start)), len(_ids(tokenizer, ending))
+    stop = len(segment) - behind
+    labels = [token if before <= place < stop else _IGNORED for place, token in enumerate(segment)]
+    return AnswerTokens(list(segment), labels, memory_offset)
+
+
+def _rendered(tokenizer: Any, query: str, answer: str) -> tuple[str, str, str]:
+    """Give question with generation prompt, answer with its end mark, and the white space behind, as chat text."""
+    user = {"role": "user", "content": query}
+    start = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
+    messages = [user, {"role": "assistant", "content": answer}]
+    full = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
+    # Some templates open an answer otherwise than they render a finished one (a thinking block more or less).
+    told = full[len(start) :] if full.startswith(start) else full[full.rfind(answer) :]
+    said = told.rstrip()
+    return full[: len(full) - len(told)], said, told[len(said) :]
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

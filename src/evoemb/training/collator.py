@@ -12,8 +12,10 @@ from torch import Tensor
 
 from evoemb._errors import InputError
 from evoemb.model import EvoEmbedding
+from evoemb.modules.readers.prefix import PrefixReader
 from evoemb.streaming import whole
 from evoemb.training.answers import AnswerTokens, answer_tokens
+from evoemb.training.chat import TokenizedStream, chat_stream
 from evoemb.training.columns import StreamExample, parse_row
 
 logger = logging.getLogger(__name__)
@@ -59,15 +61,15 @@ class StreamCollator:
         if self.timestamps is not None and "{turn}" not in self.timestamps:
             raise InputError(f'timestamps={self.timestamps!r} has no "{{turn}}". Use e.g. "[{{timestamp}}] {{turn}}".')
         self._transformer: Any = self.model[0]
-        memory = self.model.memory_config
-        self._can_answer = memory.reader == "prefix" and self._transformer.reader.causal
-        if self.answers and not self._can_answer:
+        reader = self._transformer.reader
+        can_answer = isinstance(reader, PrefixReader) and reader.causal
+        if self.answers and not can_answer:
             raise InputError(
                 "answers=True was given, but only a decoder with memory_reader='prefix' continues a text from its "
                 "memory. Leave answers out, or train on a decoder."
             )
         if self.answers is None:
-            self.answers = self._can_answer
+            self.answers = can_answer
         prompts = self.model.prompts
         self._query_prompt = prompts.get("query") or None
         self._turn_prompt = prompts.get("document") or None
@@ -87,37 +89,53 @@ class StreamCollator:
 
     def features(self, examples: Sequence[StreamExample]) -> dict[str, Any]:
         """Give the features of checked examples under the names of :mod:`evoemb.streaming.whole`."""
-        turns = [self._turn_texts(example) for example in examples]
-        questions = [question for example in examples for question in example.questions]
-        turn_ids = self._token_ids([text for stream in turns for text in stream], self._turn_prompt)
-        query_ids = self._token_ids([question.text for question in questions], self._query_prompt)
-        input_ids, attention_mask = pad(turn_ids)
-        padded_queries, query_mask = pad(query_ids)
+        chat = self._transformer.dialogue.config.memory_format == "chat"
+        streams = [chat_stream(self._transformer, example) if chat else self._plain(example) for example in examples]
+        input_ids, attention_mask = pad([ids for stream in streams for ids in stream.written])
+        query_ids, query_mask = pad([ids for stream in streams for ids in stream.queries])
+        evidence = [question.evidence for example in examples for question in example.questions]
         features: dict[str, Any] = {
             # First, as some callers take the size of the batch from the first tensor.
-            whole.NUM_TURNS: torch.tensor([len(stream) for stream in turns]),
-            whole.NUM_QUERIES: torch.tensor([len(example.questions) for example in examples]),
+            whole.NUM_TURNS: torch.tensor([len(stream.encoded or stream.written) for stream in streams]),
+            whole.NUM_QUERIES: torch.tensor([len(stream.queries) for stream in streams]),
             whole.INPUT_IDS: input_ids,
             whole.ATTENTION_MASK: attention_mask,
-            whole.QUERY_IDS: padded_queries,
+            whole.QUERY_IDS: query_ids,
             whole.QUERY_MASK: query_mask,
-            whole.ASKED_AT: torch.tensor([question.asked_at for question in questions]),
-            whole.EVIDENCE: pad([question.evidence for question in questions], filler=-1)[0],
+            whole.ASKED_AT: torch.tensor([at for stream in streams for at in stream.asked_at]),
+            whole.EVIDENCE: pad(evidence, filler=-1)[0],
             whole.ROW_LIMIT: self.row_limit,
         }
+        if chat:
+            features[whole.NUM_WRITTEN] = torch.tensor([len(stream.written) for stream in streams])
+            encoded = [ids for stream in streams for ids in stream.encoded or ()]
+            features[whole.TEXT_IDS], features[whole.TEXT_MASK] = pad(encoded)
         if self.token_limit is not None:
             features[whole.TOKEN_LIMIT] = self.token_limit
         if self.bptt_turns is not None:
             features[whole.BPTT_TURNS] = self.bptt_turns
         if self.answers:
-            tokenizer = self._transformer.tokenizer
-            found = [
-                (index, answer_tokens(tokenizer, question.text, question.answer))
-                for index, question in enumerate(questions)
-                if question.answer is not None
-            ]
-            features.update(_answer_features(found))
+            answers = [answer for stream in streams for answer in stream.answers]
+            features.update(_answer_features([(at, answer) for at, answer in enumerate(answers) if answer is not None]))
         return features
+
+    def _plain(self, example: StreamExample) -> TokenizedStream:
+        """Tokenize a stream whose turns are written as they are encoded."""
+        offset = self._transformer.dialogue.config.memory_offset
+        tokenizer = self._transformer.tokenizer
+        answers = [
+            answer_tokens(tokenizer, question.text, question.answer, offset)
+            if self.answers and question.answer is not None
+            else None
+            for question in example.questions
+        ]
+        return TokenizedStream(
+            written=self._token_ids(self._turn_texts(example), self._turn_prompt),
+            encoded=None,
+            queries=self._token_ids([question.text for question in example.questions], self._query_prompt),
+            asked_at=[question.asked_at for question in example.questions],
+            answers=answers,
+        )
 
     def count_tokens(self, example: StreamExample) -> int:
         """Count the tokens of a stream's turns and queries as they are trained on."""

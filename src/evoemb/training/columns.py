@@ -39,13 +39,14 @@ class StreamExample:
     Args:
         turns: Texts of the turns, in order.
         questions: At least one.
-        messages: The chat messages of an EvoTrain row, query and answer included; None for plain columns.
+        history: The messages that the turns were made of, without query and answer; None where turns were given as
+            texts.
         timestamps: One a turn, as text; None if the row has none.
     """
 
     turns: tuple[str, ...]
     questions: tuple[Question, ...]
-    messages: tuple[dict[str, str], ...] | None = None
+    history: tuple[dict[str, str], ...] | None = None
     timestamps: tuple[str, ...] | None = None
 
 
@@ -140,7 +141,8 @@ def _plain(row: _Row) -> StreamExample:
         _question(row, text, own, len(turns), at, said, suffix)
         for text, own, at, said, suffix in zip(queries, evidence, asked_at, answer, suffixes, strict=True)
     ]
-    return StreamExample(tuple(turns), tuple(questions), timestamps=_timestamps(row, len(turns)))
+    history = _messages(row, "turns") if isinstance(row.get("turns")[0], Mapping) else None
+    return StreamExample(tuple(turns), tuple(questions), history, _timestamps(row, len(turns)))
 
 
 def _of_each(row: _Row, field: str, count: int) -> list[Any]:
@@ -154,9 +156,7 @@ def _of_each(row: _Row, field: str, count: int) -> list[Any]:
     return values
 
 
-def _question(
-    row: _Row, text: Any, evidence: Any, num_turns: int, asked_at: Any, answer: Any, suffix: str
-) -> Question:
+def _question(row: _Row, text: Any, evidence: Any, num_turns: int, asked_at: Any, answer: Any, suffix: str) -> Question:
     """Check one query with its evidence."""
     query = row.text(text, f"query{suffix}", blank=False)
     at = num_turns if asked_at is None else _index(row, asked_at, f"asked_at{suffix}")
@@ -187,7 +187,9 @@ def _evidence(row: _Row, value: Any, field: str, num_candidates: int, query_inde
 def _index(row: _Row, value: Any, field: str) -> int:
     """A whole number that is no boolean."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise row.error(field, f"{value!r}" if isinstance(value, Real | str) else _kind(value), "whole numbers are expected")
+        raise row.error(
+            field, f"{value!r}" if isinstance(value, Real | str) else _kind(value), "whole numbers are expected"
+        )
     return int(value)
 
 
@@ -200,7 +202,9 @@ def _turns(row: _Row, value: Any, field: str) -> list[str]:
         try:
             texts = as_turns(items)
         except (InputError, InputTypeError) as error:
-            raise row.error(field, "a message that is none", f"chat messages are expected. {error}".rstrip(".")) from error
+            raise row.error(
+                field, "a message that is none", f"chat messages are expected. {error}".rstrip(".")
+            ) from error
         return [row.text(text, field) for text in texts]
     return [row.text(item, f"{field}[{index}]") for index, item in enumerate(items)]
 
@@ -227,7 +231,7 @@ def _timestamps(row: _Row, num_turns: int) -> tuple[str, ...] | None:
 
 
 def _time(row: _Row, value: Any, field: str) -> Any:
-    if isinstance(value, Real) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, datetime):
         return value
@@ -254,18 +258,24 @@ def _evotrain(row: _Row) -> StreamExample:
         expected = "a list of turn indices is expected; use [] where no turn answers the query"
         raise row.error("meta.evidence_turns", "nothing", expected)
     indices = _evidence(row, evidence, "meta.evidence_turns", count, count)
-    messages = _messages(row)
+    messages = _messages(row, "messages")
+    if messages is None:
+        return StreamExample(tuple(texts[:-1]), (Question(query, indices, count),))
     answer = messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else None
-    return StreamExample(tuple(texts[:-1]), (Question(query, indices, count, answer),), messages=messages)
+    asked = messages[:-1] if answer is not None else messages
+    if not asked or asked[-1]["role"] != "user":
+        expected = "the query, a user message, is expected as the last message before the answer"
+        raise row.error("messages", f"a list of {len(messages)} that ends otherwise", expected)
+    return StreamExample(tuple(texts[:-1]), (Question(query, indices, count, answer),), asked[:-1])
 
 
-def _messages(row: _Row) -> tuple[dict[str, str], ...] | None:
-    value = row.get("messages")
+def _messages(row: _Row, column: str) -> tuple[dict[str, str], ...] | None:
+    value = row.get(column)
     if value is None:
         return None
     messages = []
-    for index, message in enumerate(row.items(value, "messages", "chat messages")):
-        field = f"messages[{index}]"
+    for index, message in enumerate(row.items(value, column, "chat messages")):
+        field = f"{column}[{index}]"
         if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
             raise row.error(field, _kind(message), 'a message {"role": ..., "content": ...} is expected')
         role = message["role"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import glob
+import gzip
+import json
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -120,29 +123,31 @@ def _plain_row(example: StreamExample) -> dict[str, Any]:
     }
 
 
-def _read_json(path: str) -> Any:
+def _read_json(path: str) -> list[Any]:
     """Read JSON or JSON lines row by row, so that rows of differing form do not break the load."""
-    import glob
-    import gzip
-    import json
-
     rows: list[Any] = []
     for name in sorted(glob.glob(path)) or [path]:
         opener = gzip.open if name.endswith(".gz") else open
-        with opener(name, "rt", encoding="utf-8") as file:
-            try:
-                if name.endswith(".json"):
-                    loaded = json.load(file)
-                    rows += loaded if isinstance(loaded, list) else [loaded]
-                    continue
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                where = f"line {error.lineno}" if name.endswith(".json") else f"line {number}"
-                raise InputError(
-                    f"{name}, {where}: this is no JSON ({error.msg}, column {error.colno}). Repair the line."
-                ) from error
-            except UnicodeDecodeError as error:
-                raise InputError(f"{name} is not UTF-8 text ({error.reason}). Convert the file.") from error
+        try:
+            with opener(name, "rt", encoding="utf-8") as file:
+                text = file.read()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{name} is not UTF-8 text ({error.reason}). Convert the file.") from error
+        if name.endswith(".json"):
+            loaded = _loads(text, name, 0)
+            rows += loaded if isinstance(loaded, list) else [loaded]
+        else:
+            # Not splitlines: a JSON string may hold the other characters that it splits at.
+            lines = enumerate(text.split("\n"))
+            rows += [_loads(line, name, before) for before, line in lines if line.strip()]
     return rows
+
+
+def _loads(text: str, name: str, lines_before: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{name}, line {lines_before + error.lineno}: this is no JSON ({error.msg}, column {error.colno}). Repair "
+            "the line."
+        ) from error

@@ -11,10 +11,10 @@ from evoemb._errors import InputError
 
 
 def set_trainable(model: nn.Module, *, freeze: Sequence[str] = (), unfreeze: Sequence[str] = ()) -> list[str]:
-    """Freeze and thaw parameters whose names match; the rest stays as it is.
+    r"""Freeze and thaw parameters whose names match; the rest stays as it is.
 
     A fresh model trains its adapters and memory and keeps the base frozen. ``unfreeze=["."]`` is full fine-tuning,
-    ``unfreeze=[r"layers\\.2[0-9]\\."]`` thaws the top layers, ``freeze=[r"lora_.*\\.retriever"]`` trains what is
+    ``unfreeze=[r"layers\.2[0-9]\."]`` thaws the top layers, ``freeze=[r"lora_.*\.retriever"]`` trains what is
     remembered and keeps what is retrieved.
 
     Args:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 from typing import Any
 
 from sentence_transformers.sentence_transformer.trainer import SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
 from torch import nn
 
-from evoemb._errors import InputError, InputTypeError
+from evoemb._errors import CheckpointError, InputError, InputTypeError
 from evoemb.losses import CombinedLoss, EvidenceContrastiveLoss
 from evoemb.model import EvoEmbedding
 from evoemb.training.arguments import EvoEmbeddingTrainingArguments
@@ -74,31 +73,33 @@ class EvoEmbeddingTrainer(SentenceTransformerTrainer):
     def get_data_collator(self, model: Any, args: Any, processing_class: Any = None) -> Any:
         """Give the collator of streams, with the options of the arguments."""
         own = isinstance(args, EvoEmbeddingTrainingArguments)
-        options = {name: getattr(args, name) for name in ("bptt_turns", "row_limit", "token_limit", "timestamps")} if own else {}
+        options = (
+            {name: getattr(args, name) for name in ("bptt_turns", "row_limit", "token_limit", "timestamps")}
+            if own
+            else {}
+        )
         return StreamCollator(model, **options)
 
     def get_default_loss(self, model: Any) -> nn.Module:
         """Give the paper's loss, or the part of it that model and data allow."""
-        reader = model[0].reader
-        continues = model.memory_config.reader == "prefix" and reader.causal
-        tied = getattr(model[0].model.config, "tie_word_embeddings", False)
-        answers = self.data_collator.answers and _has_answers(self.train_dataset)
-        loss: nn.Module
-        if answers and continues and tied:
-            loss = CombinedLoss(model)
-        else:
-            loss = EvidenceContrastiveLoss(model)
+        loss: nn.Module = EvidenceContrastiveLoss(model)
+        if getattr(self.data_collator, "answers", False) and _has_answers(self.train_dataset):
+            try:
+                loss = CombinedLoss(model)
+            except CheckpointError as error:
+                logger.warning("The memory loss is left out, as the base model's head is not at hand: %s", error)
         logger.info("No loss was passed, so %s is used.", type(loss).__name__)
         return loss
 
     def get_batch_sampler(self, dataset: Any, batch_size: int, *args: Any, **kwargs: Any) -> Any:
         """Give the sampler under a token budget if the arguments ask for it."""
         budget = getattr(self.args, "max_batch_tokens", None)
-        if budget is None or not hasattr(dataset, "__len__") or dataset is not self.train_dataset:
+        if budget is None or not hasattr(dataset, "__len__"):
             return super().get_batch_sampler(dataset, batch_size, *args, **kwargs)
-        collator = self.data_collator
+        collator: Any = self.data_collator
         lengths = [collator.count_tokens(parse_row(row, index)) for index, row in enumerate(dataset)]
-        return partial(TokenBudgetBatchSampler, lengths=lengths, max_tokens=budget)(dataset, batch_size, seed=kwargs.get("seed", 0))
+        seed = kwargs.get("seed") or 0
+        return TokenBudgetBatchSampler(dataset, batch_size, lengths=lengths, max_tokens=budget, seed=seed)
 
 
 def _read_whole_rows(args: Any, dataset: Any) -> None:
