@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from evoemb._errors import InputError, StateError
+from evoemb.dialogue.ids import candidate_ids
 from evoemb.encoding import refuse_parallel, wants_progress_bar
 from evoemb.model import EvoEmbedding
 from evoemb.modules.latent_memory_queue import LatentMemoryQueue
@@ -168,6 +169,8 @@ class EvoReranker(CrossEncoder):
         before_query = self.prompts.get("query") if prompt is None else prompt
         before_document = next((self.prompts[name] for name in _DOCUMENT_PROMPTS if self.prompts.get(name)), None)
         transformer = self._transformer
+        if transformer.dialogue.config.memory_format == "chat":
+            return _chat_features(transformer, groups)
         candidates = transformer.token_ids([text for _, text in pairs], prompt=before_document, **kwargs)
         queries = transformer.token_ids([query for query, _ in groups], prompt=before_query, **kwargs)
         numbers = [index for index, (_, texts) in enumerate(groups) for _ in texts]
@@ -259,6 +262,18 @@ def _checked_pair(pair: Any, index: int) -> tuple[str, str]:
     if isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(text, str) for text in pair):
         return pair[0], pair[1]
     raise InputError(f"Pair {index} is {pair!r:.80}, expected (query, candidate), two strings.")
+
+
+def _chat_features(transformer: StatefulTransformer, groups: Sequence[tuple[str, list[str]]]) -> dict[str, Any]:
+    """Tokenize candidate streams as released checkpoints were trained: chats with one user message a candidate."""
+    found = [candidate_ids(transformer, query, texts) for query, texts in groups]
+    numbers = [index for index, (_, texts) in enumerate(groups) for _ in texts]
+    return {
+        _CANDIDATES: _rows([row for ids in found for row in ids.encoded]),
+        _WRITTEN: _rows([row for ids in found for row in ids.written]),
+        _QUERIES: _rows([ids.asked for ids in found]),
+        _GROUPS: torch.tensor(numbers),
+    }
 
 
 def _rows(ids: Sequence[Sequence[int]]) -> Tensor:

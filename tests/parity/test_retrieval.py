@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from evoemb import EvoReranker
 from evoemb.dialogue.answers import generate_ids
 from evoemb.dialogue.ids import DialogueIds, candidate_ids, chat_ids, dialogue_ids
 from evoemb.dialogue.recurrence import embed_dialogue, rank_scores
@@ -111,6 +112,11 @@ def test_candidates_are_ordered_as_by_the_original(model, case):
     ids = candidate_ids(model[0], case.inputs["query"], case.inputs["candidates"])
     scores = rank_scores(model._stack(), ids, empty(model))
     assert scores.argsort(descending=True).tolist() == case.expected_values["indices"]
+    hits = EvoReranker(model).rank(case.inputs["query"], case.inputs["candidates"])
+    assert [hit["corpus_id"] for hit in hits] == case.expected_values["indices"]
+    found = torch.tensor([hit["score"] for hit in hits])
+    wanted = scores.sort(descending=True)[0] / model[0].dialogue.config.temperature
+    torch.testing.assert_close(found, wanted, rtol=0, atol=TOLERANCE["scores"])
 
 
 @pytest.mark.operation("generate")

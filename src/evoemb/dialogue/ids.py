@@ -107,12 +107,21 @@ def candidate_ids(transformer: StatefulTransformer, query: str, documents: Seque
     The result goes to memory and encoder as for retrieval: ``CandidateStream(ids.asked, ids.encoded, ids.written)``.
     Only for models with the chat format; a new model reads candidates as plain texts.
 
+    Raises:
+        InputError: A candidate holds the markers of a chat.
+
     Source: upstream model client, ``rerank``.
     """
     messages: list[dict[str, str]] = []
     for document in documents:
         messages += [{"role": "user", "content": document}, {"role": "assistant", "content": ""}]
-    return dialogue_ids(transformer, [*messages, {"role": "user", "content": query}])
+    found = dialogue_ids(transformer, [*messages, {"role": "user", "content": query}])
+    if not found.is_aligned:
+        raise InputError(
+            f"{len(documents)} candidates render as {len(found.written)} chat turns: one of them holds the markers of a "
+            "chat. Remove the markers from the candidates."
+        )
+    return found
 
 
 def chat_ids(transformer: StatefulTransformer, messages: Messages, *, generation_prompt: bool = True) -> list[int]:
