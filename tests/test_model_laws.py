@@ -76,7 +76,6 @@ def test_without_a_state_a_stream_begins_with_an_empty_memory(model, stream, mem
     assert_same_embeddings(
         model.encode(stream, stateful=True, memory=memory),
         read(model, stream, model.new_state(), memory=memory),
-        tolerance=0,
     )
 
 

@@ -168,10 +168,9 @@ class StatefulTransformer(Transformer):
         ids: Any = features.get("input_ids")
         mask: Any = features.get("attention_mask")
         if CARRIED in features:
-            block: list[Any] = [features[key] for key in (CARRIED, CARRIED_MASK, ROW_STREAM, ROW_INDEX)]
-            output = self.reader.read_and_write(  # type: ignore[operator]
-                ids, mask, *block, buckets=features.get(BUCKETS)
-            )
+            block: Any = self.reader
+            streams = [features[key] for key in (CARRIED, CARRIED_MASK, ROW_STREAM, ROW_INDEX)]
+            output = block.read_and_write(ids, mask, *streams, buckets=features.get(BUCKETS))
             return {**features, "token_embeddings": output.hidden, LATENTS: output.latents}
         if PASTS in features:
             hidden = self.reader.read_after(ids, mask, features[PASTS], features[SEEN])  # type: ignore[operator]

@@ -130,15 +130,15 @@ def embed_rows(stack: Stack, rows: Sequence[Row], limits: Limits) -> list[Tensor
     """
     found: dict[int, Tensor] = {}
     pasts = _run_shared_memories(stack, rows)
-    alone = [index for index, row in enumerate(rows) if id(row.memory) not in pasts]
-    continued = [index for index, row in enumerate(rows) if id(row.memory) in pasts]
+    alone = [index for index in range(len(rows)) if index not in pasts]
+    continued = sorted(pasts)
     for chosen in limits.batches([len(rows[index].ids) + rows[index].seen for index in alone]):
         batch = [alone[position] for position in chosen]
         memory, memory_mask = stack_memories([_visible(rows[index]) for index in batch], share=True)
         _embed(stack, rows, batch, {MEMORY: memory, MEMORY_MASK: memory_mask}, found)
     for chosen in limits.batches([len(rows[index].ids) for index in continued]):
         batch = [continued[position] for position in chosen]
-        behind = [pasts[id(rows[index].memory)] for index in batch]
+        behind = [pasts[index] for index in batch]
         shared = behind[:1] if all(past is behind[0] for past in behind) else behind
         _embed(stack, rows, batch, {PASTS: shared, SEEN: [rows[index].seen for index in batch]}, found)
     return [found[index] for index in range(len(rows))]
@@ -154,23 +154,38 @@ def _embed(
 
 
 def _run_shared_memories(stack: Stack, rows: Sequence[Row]) -> dict[int, KeyValues]:
-    """Run every memory that more than one text sees, or that is kept for later texts; by ``id`` of its tensor."""
+    """Run every memory that more than one text sees, or that is kept for later texts.
+
+    Returns:
+        What each such row continues, by its index. Where layers are recurrent, texts that see different beginnings of a
+        memory continue different pasts, each run from the one before it.
+    """
     reader = stack.transformer.reader
     if not isinstance(reader, PrefixReader) or not reader.continues:
         return {}
-    groups: dict[int, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(id(row.memory), []).append(row)
+    groups: dict[int, list[int]] = {}
+    for index, row in enumerate(rows):
+        if row.seen:
+            groups.setdefault(id(row.memory), []).append(index)
     pasts: dict[int, KeyValues] = {}
-    for key, group in groups.items():
-        longest, live = max(row.seen for row in group), group[0].live
-        if not longest or (len(group) == 1 and live is None):
+    for members in groups.values():
+        live, memory = rows[members[0]].live, rows[members[0]].memory
+        ends = sorted({rows[index].seen for index in members})
+        steps = ends[-1:] if reader.sees_beginnings else ends
+        # Many short steps keep a processor busy, but not an accelerator.
+        if (len(members) == 1 and live is None) or (len(steps) > 1 and stack.device.type != "cpu"):
             continue
-        known = None if live is None else live.reading
-        past = known if known is not None and known.length >= longest else None
-        pasts[key] = past or reader.run_memory(group[0].memory[:longest], known)
-        if live is not None:
-            live.keep_reading(pasts[key])
+        past: KeyValues | None = None if live is None else live.reading
+        if past is not None and past.length > steps[0] and not reader.sees_beginnings:
+            past = None
+        reached: dict[int, KeyValues] = {}
+        for end in steps:
+            if past is None or past.length < end:
+                past = reader.run_memory(memory[:end], past)
+            reached[end] = past
+        if live is not None and past is not None:
+            live.keep_reading(past)
+        pasts.update({index: reached[rows[index].seen if len(steps) > 1 else ends[-1]] for index in members})
     return pasts
 
 

@@ -29,7 +29,7 @@ from evoemb.modules.adapters import (
 )
 from evoemb.modules.backbones.lookup import has_recurrent_layers, has_sliding_layers, is_causal
 from evoemb.modules.config import MemoryConfig
-from evoemb.modules.readers.key_values import KeyValues, PastRows, joined
+from evoemb.modules.readers.key_values import KeyValues, PastRows, recurrence_can_continue
 from evoemb.modules.readers.prefix_rows import (
     MEMORY,
     PADDING,
@@ -91,8 +91,12 @@ class PrefixReader(nn.Module):
         self._backbone = [backbone]  # in a list: the backbone is registered elsewhere already
         self.config = config
         self.causal = is_causal(backbone)
-        # Keys and values of earlier rows say all there is to say only where every layer attends to the whole row.
-        self._row_by_row = self.causal and not has_recurrent_layers(backbone) and not has_sliding_layers(backbone)
+        recurrent = has_recurrent_layers(backbone)
+        # A sliding window would need another past in every layer.
+        self._row_by_row = self.causal and not has_sliding_layers(backbone)
+        self._row_by_row = self._row_by_row and (not recurrent or recurrence_can_continue())
+        #: Whether what was kept of rows also serves texts that see only the first of them.
+        self.sees_beginnings = not recurrent
         self.absolute_positions = isinstance(_position_table(backbone), nn.Embedding)
         hidden_size = int(backbone.config.hidden_size)
         self.latent_size = hidden_size
@@ -161,7 +165,7 @@ class PrefixReader(nn.Module):
         kinds = kinds_of(new.device, memory=new.shape[0])
         with using(RETRIEVER_ADAPTER):
             _, rows = self._continue([new.to(self.memory_queries.dtype)], [kinds], [past], None, keep=True)
-        return joined(past, rows.own, 0, new.shape[0], new.shape[0])
+        return rows.after(0, new.shape[0], new.shape[0])
 
     def read_after(
         self, input_ids: Tensor, attention_mask: Tensor, pasts: Sequence[KeyValues], seen: Sequence[int]
@@ -204,16 +208,18 @@ class PrefixReader(nn.Module):
             kinds.append(torch.cat(kind))
         pasts = [segment.past for segment in segments]
         with using(MEMORY_ADAPTER):
+            # Padding behind a row would go into a recurrent layer's state.
+            keep = keep and (self.sees_beginnings or len(parts) == 1)
             if not keep and not any(pasts):
                 kind_rows = pad_left(kinds)
                 hidden = self._run(pad_left(parts), kind_rows)
                 return [Written(row[kind == QUERY], None) for row, kind in zip(hidden, kind_rows, strict=True)]
             hidden, rows = self._continue(parts, kinds, pasts, None, keep=keep)
         written = []
-        for row, (past, places) in enumerate(zip(pasts, kinds, strict=True)):
+        for row, places in enumerate(kinds):
             states = hidden[row, : len(places)][places == QUERY]
             memory_rows = int((places == MEMORY).sum())
-            written.append(Written(states, joined(past, rows.own, row, len(places), memory_rows) if keep else None))
+            written.append(Written(states, rows.after(row, len(places), memory_rows) if keep else None))
         return written
 
     def continue_rows(self, rows: Sequence[tuple[Sequence[int], Tensor, int]]) -> list[Tensor]:
@@ -283,7 +289,7 @@ class PrefixReader(nn.Module):
         mask = continued_mask(kind_rows, past_rows, past_memory, rows.width, self.gate_bias, inputs.dtype)
         output = self.backbone(
             inputs_embeds=inputs,
-            attention_mask=mask,
+            attention_mask=mask if self.sees_beginnings else {"full_attention": mask, "linear_attention": None},
             position_ids=past_rows[:, None] + torch.arange(inputs.shape[1], device=inputs.device),
             past_key_values=rows,
             use_cache=False,
