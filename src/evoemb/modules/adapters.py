@@ -170,8 +170,8 @@ def add_adapter(model: nn.Module, name: str, config: AdapterConfig, targets: Ite
         layer = getattr(parent, child)
         if not layer.weight.is_floating_point():
             raise UnsupportedBackboneError(
-                f"The layer {target} holds {layer.weight.dtype} weights: the base model is quantised, and adapters need "
-                "its weights as they are. Load it in bfloat16 or float32, without a quantization_config."
+                f"The layer {target} holds {layer.weight.dtype} weights: the base model is quantised, and adapters "
+                "need its weights as they are. Load it in bfloat16 or float32, without a quantization_config."
             )
         if not isinstance(layer, LoraLinear):
             layer = LoraLinear(layer)
