@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,7 +123,20 @@ def evolving_groups(outcomes: Iterable[Outcome]) -> list[list[Outcome]]:
     ]
 
 
-def summary(outcomes: Sequence[Outcome]) -> dict[str, Mapping[str, float] | dict[str, dict[str, float]]]:
+class _Main(TypedDict):
+    overall: dict[str, float]
+    all_categories: dict[str, float]
+    by_category: dict[str, dict[str, float]]
+
+
+class Summary(_Main, total=False):
+    """The figures of one system on one set; the last two only where the set has such questions."""
+
+    pairwise: dict[str, float]
+    evolving: dict[str, float]
+
+
+def summary(outcomes: Sequence[Outcome]) -> Summary:
     """All figures of one system on one set.
 
     Returns:
@@ -132,7 +146,7 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Mapping[str, float] | dict
     """
     main = [one for one in outcomes if one.query.category != EXCLUDED_CATEGORY]
     names = sorted({one.query.category for one in outcomes})
-    found: dict[str, Mapping[str, float] | dict[str, dict[str, float]]] = {
+    found: Summary = {
         "overall": averages(main),
         "all_categories": averages(outcomes),
         "by_category": {name: averages([one for one in outcomes if one.query.category == name]) for name in names},

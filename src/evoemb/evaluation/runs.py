@@ -1,0 +1,145 @@
+"""One evaluation run: every system over every stream, kept on disk as it goes, so that it can be taken up again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evoemb._errors import InputError
+from evoemb.evaluation.metrics import Outcome, outcome
+from evoemb.evaluation.schema import EvalStream
+from evoemb.evaluation.systems import System
+
+Told = Callable[[int], object]
+
+
+@dataclass(frozen=True, slots=True)
+class SystemRun:
+    """What one system did: its outcomes in the order of streams and questions, and the seconds it took."""
+
+    name: str
+    outcomes: list[Outcome]
+    seconds: float
+
+
+class Ledger:
+    """Outcomes on disk, a line for each system and stream, behind a header that says what they belong to.
+
+    Args:
+        path: A file that is made or gone on with.
+        header: Says benchmark, model and options; a file with another header is refused.
+
+    Raises:
+        InputError: The file belongs to another run.
+    """
+
+    def __init__(self, path: Path, header: dict[str, Any]) -> None:
+        self._path = path
+        self.done: dict[tuple[str, str], dict[str, Any]] = {}
+        wanted = json.loads(json.dumps(header))
+        if not path.exists():
+            path.write_text(json.dumps(wanted) + "\n", encoding="utf-8")
+            return
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        found = json.loads(lines[0]) if lines and lines[0].endswith("\n") else None
+        if found != wanted:
+            other = sorted(key for key in wanted if (found or {}).get(key) != wanted[key])
+            raise InputError(
+                f"{path} holds outcomes of another run (different: {', '.join(other)}). Pass --restart to begin anew, "
+                "or another -o."
+            )
+        whole = [line for line in lines[1:] if line.endswith("\n")]
+        if len(whole) < len(lines) - 1:  # a run was killed in the middle of a line
+            path.write_text("".join([lines[0], *whole]), encoding="utf-8")
+        for line in whole:
+            entry = json.loads(line)
+            self.done[entry["system"], entry["stream_id"]] = entry
+
+    def add(self, entries: Sequence[dict[str, Any]]) -> None:
+        """Append entries; they are on disk when this returns."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(entry) + "\n" for entry in entries)
+        self.done.update({(entry["system"], entry["stream_id"]): entry for entry in entries})
+
+
+def run_systems(
+    systems: Sequence[System],
+    streams: Sequence[EvalStream],
+    ledger: Ledger | None = None,
+    *,
+    group_size: int = 8,
+    told: Told | None = None,
+) -> list[SystemRun]:
+    """Score all systems on all streams.
+
+    Args:
+        systems: With different names.
+        streams: At least one; those without scored questions are passed over.
+        ledger: Where outcomes are kept and found again; None keeps them in memory only.
+        group_size: Streams read side by side.
+        told: Called with the number of questions answered, as the run goes.
+
+    Returns:
+        One run a system, in order.
+    """
+    asked = [stream for stream in streams if stream.scored]
+    done = ledger.done if ledger is not None else {}
+    for start in range(0, len(asked), group_size):
+        group = asked[start : start + group_size]
+        for system in systems:
+            missing = [stream for stream in group if (system.name, stream.stream_id) not in done]
+            entries = _score(system, missing)
+            if ledger is not None:
+                ledger.add(entries)
+            else:
+                done.update({(entry["system"], entry["stream_id"]): entry for entry in entries})
+            if told is not None:
+                told(sum(len(stream.scored) for stream in group))
+    return [
+        SystemRun(
+            system.name,
+            [one for stream in asked for one in _outcomes(stream, done[system.name, stream.stream_id])],
+            sum(done[system.name, stream.stream_id]["seconds"] for stream in asked),
+        )
+        for system in systems
+    ]
+
+
+def digest_of(streams: Sequence[EvalStream]) -> str:
+    """Digest streams by content, so that a ledger knows its benchmark whatever file it came from."""
+    digest = hashlib.sha256()
+    for stream in streams:
+        digest.update(json.dumps(stream.to_json(), sort_keys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+def _score(system: System, streams: Sequence[EvalStream]) -> list[dict[str, Any]]:
+    if not streams:
+        return []
+    begun = time.perf_counter()
+    scored = system.score(streams)
+    share = (time.perf_counter() - begun) / len(streams)
+    entries = []
+    for stream, scores in zip(streams, scored, strict=True):
+        found = [outcome(stream, query, one) for query, one in zip(stream.scored, scores, strict=True)]
+        entries.append(
+            {
+                "system": system.name,
+                "stream_id": stream.stream_id,
+                "seconds": round(share, 4),
+                "ranks": [one.ranks for one in found],
+                "order": [one.order for one in found],
+                "top": [one.top for one in found],
+            }
+        )
+    return entries
+
+
+def _outcomes(stream: EvalStream, entry: dict[str, Any]) -> list[Outcome]:
+    lists = zip(stream.scored, entry["ranks"], entry["order"], entry["top"], strict=True)
+    return [Outcome(stream.stream_id, query, tuple(ranks), order, top) for query, ranks, order, top in lists]
