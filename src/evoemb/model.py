@@ -278,6 +278,7 @@ class EvoEmbedding(DialogueMethods):
             "backbone": type(transformer.model).__name__,
             "stack": " -> ".join(type(module).__name__ for module in self),
             "memory_reader": memory.reader,
+            "adapters": ", ".join(transformer.adapter_names),
             "memory_trained": transformer.is_memory_trained,
             "num_latents": memory.num_latents,
             "capacity_latents": memory.capacity_latents,

@@ -18,6 +18,7 @@ from evoemb.modules.adapters import (
     RETRIEVER_ADAPTER,
     is_adapter_parameter,
     keep_adapter_in_checkpoints,
+    lora_layers,
     merge_in_inference,
     using,
 )
@@ -115,6 +116,11 @@ class StatefulTransformer(Transformer):
     @property
     def _tokenizer(self) -> Any:
         return self.tokenizer
+
+    @property
+    def adapter_names(self) -> list[str]:
+        """Names of the adapters on the backbone, sorted."""
+        return sorted({name for _, layer in lora_layers(self.model) for name in layer.lora_config})
 
     @property
     def is_memory_trained(self) -> bool:
