@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -63,8 +64,8 @@ def test_a_failed_call_can_be_repeated(model, stream, read_state, monkeypatch):
         patch.setattr(LatentMemoryQueue, "write", lambda *_: (_ for _ in ()).throw(StopHereError))
         with pytest.raises(StopHereError):
             model.encode(stream, stateful=True, state=read_state)
-    assert_same_embeddings(model.encode(stream, stateful=True, state=read_state), wanted, tolerance=0)
-    assert_same_states(read_state, expected, tolerance=0)
+    assert_same_embeddings(model.encode(stream, stateful=True, state=read_state), wanted)
+    assert_same_states(read_state, expected)
 
 
 BAD_CALLS = [
@@ -180,6 +181,86 @@ def test_old_states_never_change(model, stream):
         torch.testing.assert_close(memory.latents, tensor, rtol=0, atol=0)
     state.reset()
     assert bytes_of(clone) == bytes_of(part) == before
+
+
+BRANCHES = {
+    "part": lambda state: state[0],
+    "stacked": lambda state: MemoryState.stack([state]),
+    "copied": copy.copy,
+    "cloned": MemoryState.clone,
+    "snapshot": lambda state: MemoryState(state.spec, state.snapshot()),
+}
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+@pytest.mark.parametrize("read", [1, 2, 5, 6, 8])
+def test_two_states_that_branch_from_one_value_read_on_as_if_alone(model, stream, branch, read):
+    """What a state keeps to be quick may be shared with its copies; no copy may see what another one read."""
+    first = model.new_state()
+    model.encode(stream[:read], stateful=True, state=first)
+    model.encode("where is my dog", state=first)
+    second = BRANCHES[branch](first)
+    continuations = (stream[::-1][:3], ["i moved to bern", "my brother found a key", "ok", "where"])
+    for step in range(3):
+        for state, turns in zip((first, second), continuations, strict=True):
+            model.encode([turns[step]], stateful=True, state=state)
+            model.encode("where is my dog", state=state)
+    for state, turns in zip((first, second), continuations, strict=True):
+        alone = model.new_state()
+        model.encode([*stream[:read], *turns[:3]], stateful=True, state=alone)
+        assert_same_states(state, alone)
+        query = "where do i live"
+        assert_same_embeddings(model.encode(query, state=state), model.encode(query, state=alone))
+
+
+def test_many_threads_ask_one_state_at_once(model, stream):
+    state = model.new_state()
+    model.encode(stream[:6], stateful=True, state=state)
+    queries = [*stream, "where do i live"] * 3
+    expected = [model.encode(query, state=state.clone()) for query in queries]
+    with ThreadPoolExecutor(4) as pool:
+        answers = pool.map(lambda query: model.encode(query, state=state), queries)
+        for got, wanted in zip(answers, expected, strict=True):
+            assert_same_embeddings(got, wanted)
+
+
+def test_threads_read_on_from_branches_of_one_state_without_disturbing_each_other(model, stream):
+    state = model.new_state()
+    model.encode(stream[:6], stateful=True, state=state)
+    ends = [stream[start : start + 4] for start in range(6)]
+
+    def read_on(turns: list[str]) -> MemoryState:
+        mine = state[0]
+        for turn in turns:
+            model.encode(turn, stateful=True, state=mine)
+        return mine
+
+    with ThreadPoolExecutor(4) as pool:
+        for turns, got in zip(ends, pool.map(read_on, ends), strict=True):
+            alone = model.new_state()
+            model.encode([*stream[:6], *turns], stateful=True, state=alone)
+            assert_same_states(got, alone)
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, 3])
+def test_a_call_that_failed_late_can_be_repeated_in_the_middle_of_a_segment(any_model, stream, monkeypatch, fails_at):
+    state, alone = any_model.new_state(), any_model.new_state()
+    any_model.encode(stream[:2], stateful=True, state=state)
+    any_model.encode(stream, stateful=True, state=alone)
+    original, calls = type(any_model[2]).forward, []
+
+    def failing(module, *args):
+        calls.append(module)
+        if len(calls) == fails_at:
+            raise StopHereError
+        return original(module, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(any_model[2]), "forward", failing)
+        with pytest.raises(StopHereError):
+            any_model.encode(stream * 10, stateful=True, state=state, batch_size=1)
+    any_model.encode(stream[2:], stateful=True, state=state)
+    assert_same_states(state, alone)
 
 
 def test_reading_on_from_a_clone_leaves_the_original(model, stream, read_state):
