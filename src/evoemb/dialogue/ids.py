@@ -118,8 +118,8 @@ def candidate_ids(transformer: StatefulTransformer, query: str, documents: Seque
     found = dialogue_ids(transformer, [*messages, {"role": "user", "content": query}])
     if not found.is_aligned:
         raise InputError(
-            f"{len(documents)} candidates render as {len(found.written)} chat turns: one of them holds the markers of a "
-            "chat. Remove the markers from the candidates."
+            f"{len(documents)} candidates render as {len(found.written)} chat turns: one of them holds the markers of "
+            "a chat. Remove the markers from the candidates."
         )
     return found
 
