@@ -237,32 +237,29 @@ _READ_AGAIN = """
 import sys, torch
 from safetensors.torch import save_file
 from evoemb import EvoEmbedding
-model = EvoEmbedding(sys.argv[1], device="cpu")
-turns, messages = eval(sys.argv[3]), eval(sys.argv[4])
-ids = model.generate(messages, max_new_tokens=4, return_token_ids=True)
-found = {"turns": torch.as_tensor(model.encode(turns, stateful=True)), "messages": model.encode_messages(messages),
-         "native": model.encode_native(turns), "answer": torch.tensor(ids)}
-save_file({name: torch.as_tensor(value).contiguous() for name, value in found.items()}, sys.argv[2])
+turns, messages = eval(sys.argv[1]), eval(sys.argv[2])
+for folder in sys.argv[3:]:
+    model = EvoEmbedding(folder, device="cpu")
+    ids = model.generate(messages, max_new_tokens=4, return_token_ids=True)
+    found = {"turns": model.encode(turns, stateful=True), "messages": model.encode_messages(messages),
+             "native": model.encode_native(turns), "answer": ids}
+    save_file({name: torch.as_tensor(value).contiguous() for name, value in found.items()}, folder + ".found")
 """
 
 
-def read_again(folder: Path) -> dict[str, torch.Tensor]:
-    """What a model gives in a process of its own."""
-    result = folder.parent / "found.safetensors"
-    arguments = [str(folder), str(result), repr(TURNS), repr(MESSAGES)]
+def test_a_saved_checkpoint_gives_the_same_bits_in_a_fresh_process(tmp_path):
+    models = {}
+    for kind in ("qwen3", "qwen35"):
+        models[kind] = load(DATA / kind / "checkpoint", base_model=DATA / kind / "base", token_ids=IDS)
+        models[kind].save_pretrained(str(tmp_path / kind), create_model_card=False)
+    arguments = [repr(TURNS), repr(MESSAGES), *(str(tmp_path / kind) for kind in models)]
     subprocess.run([sys.executable, "-c", _READ_AGAIN, *arguments], check=True, capture_output=True, text=True)
-    return load_file(result)
-
-
-@pytest.mark.parametrize("kind", ["qwen3", "qwen35"])
-def test_a_saved_checkpoint_gives_the_same_bits_in_a_fresh_process(kind, tmp_path):
-    model = load(DATA / kind / "checkpoint", base_model=DATA / kind / "base", token_ids=IDS)
-    model.save_pretrained(str(tmp_path / "saved"), create_model_card=False)
-    found = read_again(tmp_path / "saved")
-    assert torch.equal(found["turns"], embed(model))
-    assert torch.equal(found["messages"], torch.as_tensor(model.encode_messages(MESSAGES)))
-    assert torch.equal(found["native"], torch.as_tensor(model.encode_native(TURNS)))
-    assert found["answer"].tolist() == model.generate(MESSAGES, max_new_tokens=4, return_token_ids=True)
+    for kind, model in models.items():
+        found = load_file(tmp_path / f"{kind}.found")
+        assert torch.equal(found["turns"], embed(model))
+        assert torch.equal(found["messages"], torch.as_tensor(model.encode_messages(MESSAGES)))
+        assert torch.equal(found["native"], torch.as_tensor(model.encode_native(TURNS)))
+        assert found["answer"].tolist() == model.generate(MESSAGES, max_new_tokens=4, return_token_ids=True)
 
 
 def test_conversion_copies_the_native_model_when_asked(checkpoint, tmp_path, plain):

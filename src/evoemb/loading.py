@@ -47,7 +47,7 @@ def load_upstream(
         segment_turns: Turns that one memory forward reads together at most.
         dtype: float32, bfloat16 or float16, as a name or a torch dtype; ``"auto"`` for what is stored. None means
             float32 on a CPU and what is stored elsewhere.
-        device: Where the model goes; None chooses as sentence-transformers does.
+        device: Where the model goes; None takes the best there is.
         attn_implementation: Attention kernels: ``"sdpa"``, ``"eager"``, ``"flash_attention_2"`` where installed.
         revision: Branch, tag or commit of the checkpoint on the Hub.
         token: Hub token.
@@ -60,12 +60,8 @@ def load_upstream(
 
     Source: upstream model, ``EvoRAGModel``.
     """
-    hub: dict[str, Any] = {
-        "revision": revision,
-        "token": token,
-        "cache_folder": cache_folder,
-        "local_files_only": local_files_only,
-    }
+    hub: dict[str, Any] = {"revision": revision, "token": token, "cache_folder": cache_folder}
+    hub["local_files_only"] = local_files_only
     read_config(Source(str(source), hub))  # refuses other models, which EvoEmbedding would take
     chosen = {"base_model": base_model, "tokenizer": tokenizer}
     return EvoEmbedding(

@@ -47,9 +47,7 @@ def test_all_keys_are_named_on_request(tmp_path, capsys):
     assert "kept: emb_model.model.norm.weight" in out
 
 
-@pytest.mark.parametrize(
-    ("source", "told"), [(TOKENIZER, "has no config.json"), (CHECKPOINT, "No tokenizer")]
-)
+@pytest.mark.parametrize(("source", "told"), [(TOKENIZER, "has no config.json"), (CHECKPOINT, "No tokenizer")])
 def test_what_cannot_be_converted_is_told(source, told, tmp_path, capsys):
     assert main(["convert", str(source), str(tmp_path / "model")]) == 2
     assert told in capsys.readouterr().err

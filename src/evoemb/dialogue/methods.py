@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import semantic_search
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from evoemb._errors import InputError, StateError
 from evoemb.dialogue.answers import answer_rows, generate_ids
@@ -156,7 +157,7 @@ class DialogueMethods(SentenceTransformer):
                 raise InputError(f"memory={memory!r} needs a query. Pass retrieve(stream, query, memory={memory!r}).")
             ids = self._dialogue_ids(stream)
             turns, asked = ids.turns, self._native_pair(ids, batch_size) if native else None
-            corpus, question = asked or self._embed(ids, state, batch_size)
+            corpus, question = asked or self._embed(ids, state, batch_size, bool(show_progress_bar))
             best = None if top_k == "default" else top_k
             return _ranked(question.unsqueeze(0), corpus, turns, best)[0] if turns else []
         if native:
@@ -219,9 +220,13 @@ class DialogueMethods(SentenceTransformer):
             return found
         return str(self._stateful.tokenizer.decode(found, skip_special_tokens=True))  # type: ignore[union-attr]
 
-    def _embed(self, ids: DialogueIds, state: MemoryState | None, batch_size: int) -> tuple[Tensor, Tensor]:
+    def _embed(
+        self, ids: DialogueIds, state: MemoryState | None, batch_size: int, show_progress_bar: bool
+    ) -> tuple[Tensor, Tensor]:
         self.eval()
-        turns, query, _ = embed_dialogue(self._stack(), ids, self._memory(state), Limits(batch_size))
+        memory, limits = self._memory(state), Limits(batch_size)
+        with tqdm(total=len(ids.encoded), desc="Turns", unit="turn", disable=not show_progress_bar) as bar:
+            turns, query, _ = embed_dialogue(self._stack(), ids, memory, limits, on_turn=bar.update)
         return turns, query
 
     def _native(self, texts: Sequence[str], *, batch_size: int) -> Tensor:

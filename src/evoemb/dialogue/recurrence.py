@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +15,13 @@ from evoemb.streaming.rows import Limits, Stack, TokenIds
 
 
 def embed_dialogue(
-    stack: Stack, ids: DialogueIds, memory: StreamMemory, limits: Limits
+    stack: Stack, ids: DialogueIds, memory: StreamMemory, limits: Limits, on_turn: Callable[[], object] = lambda: None
 ) -> tuple[Tensor, Tensor, StreamMemory]:
     """Embed the turns, each on the memory before it, and the query on all of it.
 
     Args:
         memory: What the dialogue continues; unchanged.
+        on_turn: Called whenever a turn has been read.
 
     Returns:
         Turns ``(n, D)``, query ``(D,)``, and the memory after the history.
@@ -34,6 +35,7 @@ def embed_dialogue(
     found: dict[int, Tensor] = {}
     emitted = engine.advance(stack, memories, [ids.written], limits, texts=[ids.encoded])
     for _, turn, embedding in emitted:
+        on_turn()
         if embedding is not None:
             found[turn] = embedding
     query = engine.read(stack, memories, [[ids.asked]], limits)[0][0]
