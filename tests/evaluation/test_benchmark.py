@@ -1,0 +1,211 @@
+"""A whole evaluation: what is compared, kept, taken up again, written and drawn."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from evoemb import InputError
+from evoemb.cli import main
+from evoemb.evaluation.benchmark import Plan, evaluate, header_of
+from evoemb.evaluation.report import read_results
+from evoemb.evaluation.runs import Ledger
+from evoemb.evaluation.streams import write_streams
+from evoemb.evaluation.tables import to_markdown, verdicts
+
+pytest.importorskip("bm25s")
+
+PLAN = Plan(against=("bm25", "static"), controls=("off", "shuffled"), probe_streams=0)
+
+
+@pytest.fixture
+def folder(base_folder):
+    """An evoemb model on disk, with a memory that matters."""
+    from conftest import make_model
+
+    target = base_folder("bert").parent / "evoemb-bert"
+    if not target.exists():
+        make_model(base_folder("bert"), "attention").save_pretrained(str(target), create_model_card=False)
+    return target
+
+
+@pytest.fixture
+def bench(tmp_path, eval_streams):
+    write_streams(tmp_path / "bench.jsonl.gz", eval_streams)
+    return tmp_path / "bench.jsonl.gz"
+
+
+def test_the_model_comes_first_and_is_compared_with_all_others(models, eval_streams):
+    results = evaluate(eval_streams, models("bert", "attention"), PLAN, name="made")
+    assert [system["name"] for system in results["systems"]] == [
+        "memory on", "memory off", "memory shuffled", "bm25", "static",
+    ]  # fmt: skip
+    assert {one["minus"] for one in results["differences"]} == {"memory off", "memory shuffled", "bm25", "static"}
+    assert results["benchmark"]["without_evidence"] == 5
+    ages = results["systems"][0]["ages"]
+    assert sum(one["n"] for one in ages) == 20
+    assert [one["from"] for one in ages] == [1, 4]  # turns 6 and 3 of 8 and 5; turns 5 and 0
+
+
+def test_memory_off_is_the_static_model_for_a_reader_that_adds_nothing(models, eval_streams):
+    results = evaluate(eval_streams, models("bert", "attention"), PLAN, name="made")
+    summaries = {system["name"]: system["summary"] for system in results["systems"]}
+    assert summaries["memory off"] == summaries["static"]
+    assert summaries["memory on"] != summaries["static"]
+
+
+class Counting:
+    """A system that counts what it is asked."""
+
+    name = "counting"
+
+    def __init__(self, inner):
+        self.inner, self.asked = inner, []
+
+    def score(self, streams):
+        self.asked += [stream.stream_id for stream in streams]
+        return self.inner.score(streams)
+
+
+def test_a_run_is_taken_up_where_it_was_stopped(tmp_path, eval_streams):
+    from evoemb.evaluation.anchors import Bm25System
+    from evoemb.evaluation.runs import run_systems
+
+    path, header = tmp_path / "kept.jsonl", {"model": "a"}
+    first, second = Counting(Bm25System()), Counting(Bm25System())
+    run_systems([first], eval_streams[:3], Ledger(path, header))
+    with path.open("a") as file:
+        file.write('{"system": "counting", "str')  # killed while writing
+    whole = run_systems([second], eval_streams, Ledger(path, header))
+    assert (first.asked, second.asked) == (["s0", "s1", "s2"], ["s3", "s4"])
+    assert whole[0].outcomes == run_systems([Counting(Bm25System())], eval_streams)[0].outcomes
+    with pytest.raises(InputError, match=r"holds outcomes of another run \(different: model\). Pass --restart"):
+        Ledger(path, {"model": "b"})
+
+
+def test_outcomes_belong_to_benchmark_model_and_reading(models, eval_streams):
+    model, other = models("bert", "attention"), models("qwen3", "prefix")
+    header = header_of(eval_streams, model, model, PLAN)
+    assert header == header_of(eval_streams, model, model, replace(PLAN, batch_size=1, against=()))
+    for changed in (
+        header_of(eval_streams[:4], model, model, PLAN),
+        header_of(eval_streams, other, model, PLAN),
+        header_of(eval_streams, model, other, PLAN),
+        header_of(eval_streams, model, model, replace(PLAN, memory="final")),
+    ):
+        assert changed != header
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [
+        (0.1, 0.3, "What the memory holds helps"),
+        (-0.1, 0.3, "No difference is shown"),
+        (-0.3, -0.1, "It is worse than"),
+    ],
+)
+def test_the_verdict_follows_the_interval(models, eval_streams, low, high, told):
+    results = evaluate(eval_streams, models("bert", "attention"), PLAN, name="made")
+    for one in results["differences"]:
+        one.update(mean=(low + high) / 2, low=low, high=high)
+    assert told in verdicts(results)[1]
+
+
+def test_without_the_shuffled_control_no_content_is_claimed(models, eval_streams):
+    results = evaluate(eval_streams, models("bert", "attention"), replace(PLAN, controls=("off",)), name="made")
+    assert "nothing here shows that content is remembered" in " ".join(verdicts(results))
+
+
+def test_a_static_model_is_told_to_have_no_memory(base_folder, eval_streams):
+    static = SentenceTransformer(str(base_folder("bert")), device="cpu")
+    results = evaluate(eval_streams, static, replace(PLAN, probe_streams=2), name="made")
+    assert verdicts(results) == ["This model has no memory: all its rows are the same."]
+    summaries = [system["summary"] for system in results["systems"] if system["name"] != "bm25"]
+    assert all(one == summaries[0] for one in summaries)
+    curves = [entry["curves"] for entry in results["probe"]["controls"].values()]
+    assert curves[0] == curves[1] == curves[2]
+
+
+class Page(HTMLParser):
+    """What a page asks from elsewhere, and the tags it leaves open."""
+
+    def __init__(self):
+        super().__init__()
+        self.outside, self.open = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.outside += [
+            value for name, value in attrs if name in ("src", "href") and not (value or "").startswith("#")
+        ]
+        if tag not in ("meta", "link", "br", "input"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_command_evaluates_goes_on_and_reports(folder, bench, tmp_path, capsys):
+    out = tmp_path / "results.json"
+    command = ["eval", str(bench), "--model", str(folder), "-o", str(out), "--controls", "off,shuffled", "--hybrid"]
+    assert main([*command, "--probe-streams", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("# bench.jsonl.gz")
+    assert (tmp_path / "results.md").read_text() == to_markdown(read_results(out))
+    names = [system["name"] for system in json.loads(out.read_text())["systems"]]
+    assert names[:4] == ["memory on", "memory off", "memory shuffled", "memory on + BM25"]
+    before, kept = out.read_bytes(), tmp_path / "results.outcomes.jsonl"
+    lines = kept.read_text().splitlines(keepends=True)
+    kept.write_text("".join(lines[: len(lines) // 2]))
+    assert main([*command, "--probe-streams", "2", "--quiet"]) == 0
+    again, first = json.loads(out.read_text()), json.loads(before)
+    for system in [*again["systems"], *first["systems"]]:
+        del system["seconds"]
+    assert again == first
+
+    pytest.importorskip("matplotlib")
+    page = tmp_path / "report.html"
+    assert main(["report", str(out), "-o", str(page), "--png", str(tmp_path / "pictures")]) == 0
+    text = page.read_text()
+    parser = Page()
+    parser.feed(text)
+    assert (parser.outside, parser.open) == ([], [])
+    assert text.count("<svg ") == 5
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
+        "ages.png", "categories.png", "controls.png", "curves.png", "plane.png",
+    }  # fmt: skip
+    assert not re.search(r"https?://(?!www\.w3\.org|purl\.org|creativecommons\.org)", text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--against", "magic"], "--against magic: there is no such name"),
+        (["--controls", "magic"], "There is no control 'magic'"),
+        (["--limit", "1", "--controls"], "The shuffled control needs two streams or more"),
+    ],
+)
+def test_a_wrong_choice_is_refused_before_anything_is_loaded(bench, tmp_path, capsys, arguments, told):
+    assert main(["eval", str(bench), "-o", str(tmp_path / "r.json"), "--model", "/nowhere", *arguments]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_wrong_files_are_refused(tmp_path, capsys, eval_streams):
+    assert main(["eval", str(tmp_path / "none"), "-o", str(tmp_path / "r.json")]) == 2
+    assert "There is no file" in capsys.readouterr().err
+    write_streams(tmp_path / "bare", [replace(eval_streams[0], queries=())])
+    assert main(["eval", str(tmp_path / "bare"), "-o", str(tmp_path / "r.json")]) == 2
+    assert "no question has evidence" in capsys.readouterr().err
+    assert main(["eval", str(tmp_path / "bare"), "-o", str(tmp_path / "r.txt")]) == 2
+    assert "does not end in .json" in capsys.readouterr().err
+    for content, told in (("{", "is not JSON"), ("{}", "holds no results"), (None, "has format 0, expected 1")):
+        (tmp_path / "r.json").write_text(
+            content or json.dumps({"format": 0, "systems": [1], "benchmark": {}}), encoding="utf-8"
+        )
+        assert main(["report", str(tmp_path / "r.json"), "-o", str(tmp_path / "r.html")]) == 2
+        assert told in capsys.readouterr().err
