@@ -52,8 +52,17 @@ def load_adapter(model: nn.Module, name: str, weights_path: str | Path, config_p
     """
     description = json.loads(Path(config_path).read_text(encoding="utf-8"))
     config = AdapterConfig(description["r"], description["lora_alpha"], description["lora_dropout"])
-    add_adapter(model, name, config, description["target_modules"])
     tensors = load_file(weights_path)
+    layers = {layer_name for layer_name, _ in model.named_modules()}
+    # PEFT shortens target_modules to suffixes or a pattern; the tensors name every layer in full.
+    targets = [target for target in description["target_modules"] if target in layers]
+    targets += sorted({key.removeprefix(_PREFIX).rpartition(".lora_")[0] for key in tensors} - set(targets))
+    if missing := [target for target in targets if target not in layers]:
+        raise EvoembError(
+            f"Adapter {name!r} in {weights_path} is for layers that the backbone does not have: {missing[0]!r} and "
+            f"{len(missing) - 1} more. The adapter belongs to another backbone: load it with its own."
+        )
+    add_adapter(model, name, config, targets)
     for layer_name, layer in lora_layers(model):
         if name not in layer.lora_config:
             continue
