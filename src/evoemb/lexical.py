@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -63,6 +63,27 @@ def reciprocal_rank_fusion(rankings: Sequence[NDArray[np.floating]], smoothing: 
         ranking = np.argsort(-np.asarray(scores), kind="stable")
         fused[ranking] += 1 / (smoothing + np.arange(1, len(ranking) + 1))
     return fused
+
+
+def fuse_hits(
+    hits: Sequence[Mapping[str, Any]], texts: Sequence[str], query: str, top_k: int | None
+) -> list[dict[str, Any]]:
+    """Rank hits anew by fusing their scores with BM25.
+
+    Args:
+        hits: ``{"corpus_id", "score", ...}`` for every text, in any order.
+        texts: What ``corpus_id`` counts.
+        query: The words that are looked for.
+        top_k: Hits returned at most; None returns all.
+
+    Returns:
+        The hits, best first; ``"score"`` is the fused score, ``"cosine"`` what it was.
+    """
+    by_id = {int(hit["corpus_id"]): hit for hit in hits}
+    cosines = np.array([by_id[number]["score"] for number in range(len(texts))])
+    fused = reciprocal_rank_fusion([cosines, Bm25Index(texts).scores(query)])
+    best = np.argsort(-fused, kind="stable")[:top_k]
+    return [{**by_id[int(n)], "score": float(fused[n]), "cosine": float(cosines[n])} for n in best]
 
 
 def _words(text: str) -> list[str]:

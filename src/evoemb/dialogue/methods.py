@@ -26,6 +26,7 @@ from evoemb.dialogue.ids import (
     with_excerpts,
 )
 from evoemb.dialogue.recurrence import embed_dialogue, write_turns
+from evoemb.lexical import fuse_hits
 from evoemb.modules.stateful_transformer import StatefulTransformer
 from evoemb.state import MemoryState
 from evoemb.stream_memory import StreamMemory
@@ -124,6 +125,7 @@ class DialogueMethods(SentenceTransformer):
         *,
         memory: Literal["causal", "final"] = "causal",
         native: bool = False,
+        hybrid: bool = False,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
     ) -> Any:
@@ -140,6 +142,8 @@ class DialogueMethods(SentenceTransformer):
             state: Memory that the stream continues. It is not changed: a question leaves no trace.
             memory: As in :meth:`evoemb.EvoEmbedding.encode`; a dialogue without ``query`` is read causally.
             native: For a dialogue: rank by the plain embedding model inside a released checkpoint, without memory.
+            hybrid: Fuse the ranking with that of BM25 by reciprocal ranks (needs the ``eval`` extra). ``"score"`` is
+                then the fused score, and ``"cosine"`` stands beside it.
 
         Returns:
             ``[{"corpus_id": turn index, "score": cosine, "text": turn}, ...]``, best first, for one query; a list of
@@ -159,6 +163,9 @@ class DialogueMethods(SentenceTransformer):
             turns, asked = ids.turns, self._native_pair(ids, batch_size) if native else None
             corpus, question = asked or self._embed(ids, state, batch_size, bool(show_progress_bar))
             best = None if top_k == "default" else top_k
+            if hybrid and turns:
+                every = _ranked(question.unsqueeze(0), corpus, turns, None)[0]
+                return fuse_hits(every, turns, str(stream[-1]["content"]), best)
             return _ranked(question.unsqueeze(0), corpus, turns, best)[0] if turns else []
         if native:
             raise InputError("native=True takes a dialogue. Pass retrieve(messages, native=True), the query last.")
@@ -170,7 +177,10 @@ class DialogueMethods(SentenceTransformer):
             turns, stateful=True, state=after, memory=memory, convert_to_tensor=True, **common
         )
         questions = self.encode_query(queries, state=after, convert_to_tensor=True, **common)
-        ranked = _ranked(questions, corpus, turns, 10 if top_k == "default" else top_k)
+        best = 10 if top_k == "default" else top_k
+        ranked = _ranked(questions, corpus, turns, None if hybrid else best)
+        if hybrid:
+            ranked = [fuse_hits(hits, turns, words, best) for hits, words in zip(ranked, queries, strict=True)]
         return ranked[0] if isinstance(query, str) else ranked
 
     @torch.no_grad()
