@@ -1,0 +1,79 @@
+"""The loss: find the right turn, do not read what does not concern the question, stay close to the base model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+
+from evoemb.losses import EvidenceContrastiveLoss
+from evoemb.losses.base import StreamLoss, only_batch
+from evoemb.streaming import whole
+
+
+class DefaultModelLoss(StreamLoss):
+    """The contrastive loss over a stream's turns, and two terms that hold embeddings to those of the frozen base.
+
+    ``foreign``: a question that nothing in memory concerns (it has no evidence) keeps its embedding without memory.
+    ``drift``: so do the turns, as far as the contrastive loss lets them.
+
+    Args:
+        model: Its base must be frozen.
+        temperature: Of the contrastive loss.
+        foreign_weight: Times the mean of one minus the cosine; 0 leaves the term out.
+        drift_weight: Times the mean of one minus the cosine; 0 leaves the term out.
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        *,
+        temperature: float = 0.05,
+        foreign_weight: float = 1.0,
+        drift_weight: float = 0.5,
+    ) -> None:
+        super().__init__(model)
+        self.contrastive = EvidenceContrastiveLoss(model, temperature=temperature, length_weight=False)
+        self.foreign_weight = foreign_weight
+        self.drift_weight = drift_weight
+
+    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> dict[str, Tensor]:
+        """Run the batch with memory and, without gradients, what is compared without."""
+        features = self.select(only_batch(sentence_features))
+        output = self.model(dict(features))
+        found = {"contrastive": self.contrastive.compute(output)}
+        embeddings = F.normalize(output[whole.EMBEDDING].float(), dim=-1)
+        num_turns = int(features[whole.NUM_TURNS].sum())
+        foreign = (features[whole.EVIDENCE] < 0).all(-1)
+        if self.foreign_weight and bool(foreign.any()):
+            base = self._base(features[whole.QUERY_IDS][foreign], features[whole.QUERY_MASK][foreign])
+            found["foreign"] = self.foreign_weight * (1 - (embeddings[num_turns:][foreign] * base).sum(-1)).mean()
+        if self.drift_weight:
+            # A quarter of the turns, at random, says enough and costs little.
+            some = torch.randperm(num_turns)[: max(1, num_turns // 4)]
+            base = self._base(features[whole.INPUT_IDS][some], features[whole.ATTENTION_MASK][some])
+            found["drift"] = self.drift_weight * (1 - (embeddings[:num_turns][some] * base).sum(-1)).mean()
+        return found
+
+    def compute(self, output: dict[str, Any]) -> Tensor:
+        """Give the contrastive part alone, from the output of a forward."""
+        return self.contrastive.compute(output)
+
+    @torch.no_grad()
+    def _base(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Embed texts without memory, ``(N, D)``."""
+        longest = int(mask.sum(-1).max())
+        output = self.model({"input_ids": ids[:, :longest], "attention_mask": mask[:, :longest]})
+        return F.normalize(output["sentence_embedding"].float(), dim=-1)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Give the choices for the model card."""
+        return {
+            "temperature": self.contrastive.temperature,
+            "foreign_weight": self.foreign_weight,
+            "drift_weight": self.drift_weight,
+        }

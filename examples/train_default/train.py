@@ -1,0 +1,141 @@
+"""Train the default model: ``python train.py OUTPUT --sgd sgd_ku.train.jsonl.gz``.
+
+Writes OUTPUT/model (adapters and memory with the base model), OUTPUT/log.json (loss curve) and OUTPUT/config.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from generator.streams import Shape
+from objective import DefaultModelLoss
+from rows import make_rows
+
+from evoemb import EvoEmbedding
+from evoemb.defaults import default_model
+from evoemb.training import EvoEmbeddingTrainer, EvoEmbeddingTrainingArguments
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every choice of a run; ``--config`` reads them from a JSON file, ``--set name=value`` changes one."""
+
+    steps: int = 600
+    streams: int = 2
+    learning_rate: float = 1e-3
+    age_learning_rate: float = 5e-3
+    warmup_steps: int = 30
+    temperature: float = 0.05
+    foreign_weight: float = 1.0
+    drift_weight: float = 0.5
+    queries: int = 10
+    foreign: int = 2
+    min_turns: int = 10
+    max_turns: int = 36
+    max_leading: int = 8
+    sgd_share: float = 0.4
+    sgd_turns: int = 28
+    num_latents: int = 4
+    capacity_latents: int = 128
+    memory_layers: int = 3
+    lora_rank: int = 16
+    gate_bias: float = -1.0
+    bf16: bool = True
+
+
+def main() -> None:
+    """Read the command line, train, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--sgd", help="SGD conversations, training half, in evoemb's stream format")
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    told = parser.parse_args()
+    chosen: dict[str, Any] = json.loads(told.config.read_text()) if told.config else {}
+    kinds = {field.name: type(field.default) for field in fields(Recipe)}
+    for change in told.set:
+        name, _, value = change.partition("=")
+        chosen[name] = value == "true" if kinds[name] is bool else kinds[name](value)
+    train(Recipe(**chosen), told.output, told.seed, told.sgd)
+
+
+def train(recipe: Recipe, output: Path, seed: int, sgd_file: str | None) -> EvoEmbedding:
+    """Train one model and write it with its log."""
+    output.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    model = fresh_model(recipe)
+    rows = make_rows(
+        recipe.steps * recipe.streams,
+        seed,
+        shape=Shape(recipe.min_turns, recipe.max_turns, max_leading=recipe.max_leading),
+        queries=recipe.queries,
+        foreign=recipe.foreign,
+        sgd_file=sgd_file,
+        sgd_share=recipe.sgd_share,
+        sgd_turns=recipe.sgd_turns,
+    )
+    loss = DefaultModelLoss(
+        model,
+        temperature=recipe.temperature,
+        foreign_weight=recipe.foreign_weight,
+        drift_weight=recipe.drift_weight,
+    )
+    cuda = torch.cuda.is_available()
+    arguments = EvoEmbeddingTrainingArguments(
+        output_dir=str(output / "trainer"),
+        max_steps=recipe.steps,
+        per_device_train_batch_size=recipe.streams,
+        learning_rate=recipe.learning_rate,
+        learning_rate_mapping={r"reader\.age_": recipe.age_learning_rate},
+        lr_scheduler_type="cosine",
+        warmup_steps=recipe.warmup_steps,
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        row_limit=256,
+        bf16=recipe.bf16,
+        use_cpu=not cuda,
+        save_strategy="steps",
+        save_steps=100,
+        save_only_model=True,
+        logging_steps=10,
+        report_to=[],
+        disable_tqdm=True,
+        seed=seed,
+    )
+    begun = time.perf_counter()
+    trainer = EvoEmbeddingTrainer(model=model, args=arguments, train_dataset=rows, loss=loss)
+    trainer.train()
+    seconds = round(time.perf_counter() - begun, 1)
+    model.save_pretrained(str(output / "model"))
+    (output / "config.json").write_text(json.dumps({"seed": seed, **asdict(recipe)}, indent=1) + "\n")
+    about = {"seconds": seconds, "threads": torch.get_num_threads(), "cuda": cuda, "torch": torch.__version__}
+    (output / "log.json").write_text(json.dumps({"about": about, "log": trainer.state.log_history}, indent=0) + "\n")
+    return model
+
+
+def fresh_model(recipe: Recipe) -> EvoEmbedding:
+    """Give the frozen base with an untrained memory."""
+    return EvoEmbedding(
+        default_model(),
+        memory_reader="attention",
+        num_latents=recipe.num_latents,
+        capacity_latents=recipe.capacity_latents,
+        memory_kwargs={
+            "memory_layers": recipe.memory_layers,
+            "lora_rank": recipe.lora_rank,
+            "lora_alpha": 2.0 * recipe.lora_rank,
+            "lora_dropout": 0.0,
+            "gate_bias": recipe.gate_bias,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

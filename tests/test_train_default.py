@@ -1,0 +1,182 @@
+"""The generator of the default model's training streams keeps its promises."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+_FOLDER = Path(__file__).parent.parent / "examples" / "train_default"
+
+if not _FOLDER.is_dir():
+    pytest.skip("the examples are not part of this copy", allow_module_level=True)
+sys.path.insert(0, str(_FOLDER))
+
+from generator import phrases, words  # noqa: E402
+from generator.facts import EASY_CATEGORIES, STATE_CATEGORIES, UNIT_CATEGORIES, Act, Ask, Said, replay  # noqa: E402
+from generator.streams import Shape, facts_of, make_stream, make_streams  # noqa: E402
+from rows import make_rows  # noqa: E402
+
+from evoemb.evaluation.schema import parse_stream  # noqa: E402
+from evoemb.training import parse_row  # noqa: E402
+
+SHAPE = Shape(10, 48)
+SPLITS = ("train", "test")
+
+
+@pytest.fixture(scope="module")
+def streams() -> dict[str, list[dict]]:
+    return {split: list(make_streams(60, 0, split, SHAPE)) for split in SPLITS}
+
+
+def test_the_same_seed_gives_the_same_stream_and_another_seed_another():
+    one, same, other = (make_stream(seed, "train", SHAPE, "s") for seed in (3, 3, 4))
+    assert json.dumps(one) == json.dumps(same)
+    assert one["turns"] != other["turns"]
+
+
+@pytest.mark.parametrize("kind", words.kinds())
+def test_training_and_test_share_no_word(kind):
+    train, test = ({one.lower() for one in words.words(kind, split)} for split in SPLITS)
+    assert train
+    assert test
+    assert not train & test
+
+
+def test_training_and_test_share_no_slot_and_no_template():
+    assert not set(words.slots("train")) & set(words.slots("test"))
+    assert not phrases.all_templates("train") & phrases.all_templates("test")
+
+
+def test_no_name_of_the_tests_stands_in_a_training_stream(streams):
+    told = " ".join(turn["text"] for stream in streams["train"] for turn in stream["turns"]).lower()
+    assert not [name for name in words.words("name", "test") if re.search(rf"\b{name.lower()}\b", told)]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_streams_are_in_the_stream_format_and_within_their_length(streams, split):
+    for stream in streams[split]:
+        parsed = parse_stream(stream, stream["stream_id"])
+        assert SHAPE.min_turns <= len(parsed.turns) <= SHAPE.max_turns
+        assert parsed.scored
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_category_comes_up(streams, split):
+    seen = {query["category"] for stream in streams[split] for query in stream["queries"]}
+    assert seen == {*STATE_CATEGORIES, *UNIT_CATEGORIES, *EASY_CATEGORIES}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_tail_belongs_to_the_name_said_last_and_stands_one_to_six_turns_behind(split):
+    """Read from the texts alone, without the facts they were made from."""
+    names = [re.compile(rf"\b{name}\b") for name in words.words("name", split)]
+    distances = set()
+    for seed in range(40):
+        turns, asks = facts_of(seed, split, SHAPE)
+        for ask in asks:
+            if ask.category not in UNIT_CATEGORIES:
+                continue
+            answer = replay(turns, ask)
+            assert answer is not None
+            tail = answer.evidence[0]
+            assert not any(name.search(turns[tail].text) for name in names)
+            head = next(at for at in range(tail, -1, -1) if any(name.search(turns[at].text) for name in names))
+            assert ask.owner in turns[head].text
+            assert ask.owner in ask.text or "'s" not in ask.text
+            distances.add(tail - head)
+    assert distances == {1, 2, 3, 4, 5, 6}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_at_least_three_turns_of_the_very_same_words_compete(streams, split):
+    found = 0
+    for stream in streams[split]:
+        texts = [turn["text"] for turn in stream["turns"]]
+        for query in stream["queries"]:
+            if query["category"] in UNIT_CATEGORIES and query["asked_at"] == len(texts):
+                found += 1
+                assert len(query["mentions"]) >= 3
+                assert {texts[at] for at in query["mentions"]} == {texts[query["evidence_turns"][0]]}
+    assert found > 50
+
+
+def test_place_and_age_do_not_tell_the_right_one(streams):
+    """The right tail is the first, the last or another of its kind about equally often."""
+    places = [
+        query["mentions"].index(query["evidence_turns"][0]) / (len(query["mentions"]) - 1)
+        for stream in streams["train"]
+        for query in stream["queries"]
+        if query["category"] in UNIT_CATEGORIES and len(query.get("mentions", ())) > 1
+    ]
+    assert 0.4 < sum(places) / len(places) < 0.6
+    queries = [query for stream in streams["train"] for query in stream["queries"]]
+    assert len({query["evidence_turns"][0] for query in queries if query["category"] == "first"}) > 15
+
+
+def _history(*values: str) -> list[Said]:
+    return [Said(value, (Act("set", "Nora", "gym", value),)) for value in values]
+
+
+@pytest.mark.parametrize(
+    ("category", "x", "right"),
+    [("now", "", 3), ("first", "", 0), ("previous", "", 2), ("before_x", "c", 0), ("after_x", "a", 2)],
+)
+def test_values_are_found_by_replaying(category, x, right):
+    turns = _history("a", "c", "d")
+    turns.insert(1, Said("storm", (Act("event", value="storm"),)))
+    answer = replay(turns, Ask("?", category, "Nora", "gym", x))
+    assert answer is not None
+    assert answer.evidence == (right,)
+    assert answer.mentions == (0, 2, 3)
+
+
+@pytest.mark.parametrize(("category", "right"), [("before_event", 0), ("after_event", 2)])
+def test_an_event_parts_what_was_from_what_became(category, right):
+    turns = _history("a", "c", "d")
+    turns.insert(1, Said("storm", (Act("event", value="storm"),)))
+    answer = replay(turns, Ask("?", category, "Nora", "gym", "storm"))
+    assert answer is not None
+    assert answer.evidence == (right,)
+
+
+def test_what_the_turns_do_not_answer_is_not_asked():
+    turns = _history("a")
+    assert replay(turns, Ask("?", "previous", "Nora", "gym")) is None
+    assert replay(turns, Ask("?", "before_x", "Nora", "gym", "z")) is None
+    assert replay(turns, Ask("?", "before_event", "Nora", "gym", "storm")) is None
+    assert replay(turns, Ask("?", "now", "Omar", "gym")) is None
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_value_asked_for_stands_in_its_evidence(streams, split):
+    for stream in streams[split]:
+        texts = [turn["text"].lower() for turn in stream["turns"]]
+        for query in stream["queries"]:
+            if query["category"] in (*STATE_CATEGORIES, "single"):
+                assert query["answer"].lower() in texts[query["evidence_turns"][0]]
+
+
+def test_the_same_question_has_another_answer_at_another_time(streams):
+    changed = 0
+    for stream in streams["test"]:
+        asked = sorted((q["query"], q["asked_at"], tuple(q["evidence_turns"])) for q in stream["queries"])
+        changed += sum(a[0] == b[0] and a[1] != b[1] and a[2] != b[2] for a, b in pairwise(asked))
+    assert changed > 20
+
+
+def test_long_streams_have_their_length():
+    stream = make_stream(0, "test", Shape(200, 300), "long")
+    assert 200 <= len(stream["turns"]) <= 300
+
+
+def test_rows_train_and_hold_questions_that_belong_elsewhere():
+    rows = make_rows(6, 0, shape=Shape(10, 20), queries=5, foreign=2)
+    assert rows == make_rows(6, 0, shape=Shape(10, 20), queries=5, foreign=2)
+    examples = [parse_row(row) for row in rows]
+    assert any(not question.evidence for example in examples for question in example.questions)
+    assert all(len({question.asked_at for question in example.questions}) <= 2 for example in examples)
