@@ -200,6 +200,8 @@ def test_native_embeddings_know_no_memory(released):
     np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, atol=1e-5)
     np.testing.assert_allclose(released.encode_native(texts[0]), found[0], atol=1e-6)
     assert released.encode_native(texts, convert_to_tensor=True).shape == (2, 48)
+    with pytest.raises(InputError, match="has no memory to read a stream into"):
+        released.encode(texts, native=True, stateful=True)
 
 
 def test_a_query_carries_the_prefix_it_was_trained_with(released):

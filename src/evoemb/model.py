@@ -147,7 +147,8 @@ class EvoEmbedding(DialogueMethods):
                 turn sees the memory after the whole stream.
             max_batch_tokens: Rows times the longest row of one forward at most, memory included; None for no limit.
             truncate: Cut turns longer than the model's window, with one warning; False refuses them.
-            native: Texts only: use the plain embedding model inside a released checkpoint; see :meth:`encode_native`.
+            native: Use the plain embedding model inside a released checkpoint, which sees no ``state``; see
+                :meth:`encode_native`.
             **kwargs: Passed on to the tokenization (``task``, ``processing_kwargs``).
 
         Returns:
@@ -161,6 +162,8 @@ class EvoEmbedding(DialogueMethods):
             StateError: The state belongs to another model or packing, or holds another number of streams.
         """
         if native:
+            if stateful:
+                raise InputError("The native model has no memory to read a stream into. Leave out native or stateful.")
             given: dict[str, bool] = {"convert_to_numpy": convert_to_numpy, "convert_to_tensor": convert_to_tensor}
             return self.encode_native(inputs, batch_size=batch_size, **given)
         plain: Any = super().encode  # typed with one overload a combination of arguments
