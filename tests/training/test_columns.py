@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import pytest
@@ -104,6 +105,16 @@ def test_a_stream_may_have_several_queries_asked_at_different_times():
     ]
 
 
+def test_evoembs_stream_format_is_taken():
+    turns = [{"role": "user", "text": "i live in paris"}, {"role": "user", "text": "i moved to rome"}]
+    queries = [{"query": "where", "evidence_turns": [0], "asked_at": 1}, {"query": "where", "evidence_turns": [1]}]
+    example = parse_row({"turns": turns, "queries": queries, "stream_id": "a"})
+    assert example.turns == ("i live in paris", "i moved to rome")
+    assert [(q.evidence, q.asked_at) for q in example.questions] == [((0,), 1), ((1,), 2)]
+    with pytest.raises(RowError, match=r"field 'queries\[0\]': a str was given"):
+        parse_row({"turns": turns, "queries": ["where"]})
+
+
 def test_messages_as_turns_pair_by_role_and_are_kept():
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     example = parse_row({"turns": messages, "query": "q", "evidence": [0]})
@@ -138,6 +149,7 @@ def test_all_broken_rows_of_a_data_set_are_counted_before_training():
 
 
 def test_broken_rows_can_be_left_out(caplog):
+    caplog.set_level(logging.WARNING, "evoemb")  # commands run with --quiet in this process raise it
     data = [*rows(3), *(row for row, _, _ in BROKEN.values())]
     kept = stream_dataset(data, bad_rows="skip")
     assert len(kept) == 3
@@ -169,6 +181,7 @@ def test_rows_of_different_forms_mix_in_one_list():
 
 
 def test_a_streaming_data_set_skips_broken_rows_as_they_come(caplog):
+    caplog.set_level(logging.WARNING, "evoemb")
     import datasets
 
     source = datasets.IterableDataset.from_generator(lambda: iter([*rows(2), changed(evidence=[9])]))

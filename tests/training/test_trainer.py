@@ -128,6 +128,7 @@ def test_both_of_the_papers_losses_are_the_default_where_answers_can_be_given(ba
 
 
 def test_the_contrastive_loss_alone_is_the_default_without_answers_or_head(decoder, encoder, tmp_path, caplog):
+    caplog.set_level(logging.WARNING, "evoemb")
     silent = [{**row, "answer": None} for row in rows()]
     assert type(EvoEmbeddingTrainer(encoder, arguments(tmp_path), rows()).loss) is EvidenceContrastiveLoss
     assert type(EvoEmbeddingTrainer(decoder, arguments(tmp_path), silent).loss) is EvidenceContrastiveLoss

@@ -11,9 +11,6 @@ from typing import Any
 from evoemb._errors import InputError, InputTypeError
 from evoemb.turns import as_turns
 
-COLUMNS = ("turns", "query", "evidence", "asked_at", "answer", "timestamps", "messages", "meta")
-"""What a row may hold; other columns are ignored."""
-
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -104,8 +101,9 @@ def parse_row(values: Any, row: int | str = 0) -> StreamExample:
 
     Plain columns are ``turns`` (strings or chat messages), ``query``, ``evidence`` (indices of turns from 0) and, if
     wanted, ``asked_at``, ``answer`` and ``timestamps``. Several queries of one stream are lists of these, with a list
-    of evidence indices each. EvoTrain's schema is ``messages``, ``meta.turns`` (the last is the query) and
-    ``meta.evidence_turns``, nested or with dotted keys.
+    of evidence indices each. evoemb's stream format has ``turns`` of ``{"text": ...}`` and ``queries`` of
+    ``{"query", "evidence_turns", "asked_at", "answer"}``. EvoTrain's schema is ``messages``, ``meta.turns`` (the last
+    is the query) and ``meta.evidence_turns``, nested or with dotted keys.
 
     Args:
         values: The row.
@@ -117,6 +115,8 @@ def parse_row(values: Any, row: int | str = 0) -> StreamExample:
     given = _Row(values, row)
     if given.get("meta.turns") is not None or given.get("meta.evidence_turns") is not None:
         return _evotrain(given)
+    if given.get("queries") is not None and given.get("query") is None:
+        given = _unnested(given)
     if given.get("turns") is None:
         keys = ", ".join(map(repr, given.values)) or "none"
         raise given.error("turns", f"nothing (columns: {keys})", "turns, or messages with meta.turns, are expected")
@@ -141,8 +141,20 @@ def _plain(row: _Row) -> StreamExample:
         _question(row, text, own, len(turns), at, said, suffix)
         for text, own, at, said, suffix in zip(queries, evidence, asked_at, answer, suffixes, strict=True)
     ]
-    history = _messages(row, "turns") if isinstance(row.get("turns")[0], Mapping) else None
+    first = row.get("turns")[0]
+    history = _messages(row, "turns") if isinstance(first, Mapping) and "text" not in first else None
     return StreamExample(tuple(turns), tuple(questions), history, _timestamps(row, len(turns)))
+
+
+def _unnested(row: _Row) -> _Row:
+    """Bring evoemb's stream format to plain columns."""
+    queries = row.items(row.get("queries"), "queries", "objects with query and evidence_turns")
+    for index, query in enumerate(queries):
+        if not isinstance(query, Mapping):
+            raise row.error(f"queries[{index}]", _kind(query), "an object with query and evidence_turns is expected")
+    columns = {"query": "query", "evidence": "evidence_turns", "asked_at": "asked_at", "answer": "answer"}
+    values = {name: [query.get(key) for query in queries] for name, key in columns.items()}
+    return _Row({"turns": row.get("turns"), **values}, row.name)
 
 
 def _of_each(row: _Row, field: str, count: int) -> list[Any]:
@@ -198,6 +210,8 @@ def _turns(row: _Row, value: Any, field: str) -> list[str]:
     items = row.items(value, field, "strings or chat messages")
     if not items:
         raise row.error(field, "an empty list", "at least one turn is expected; leave rows without turns out")
+    if isinstance(items[0], Mapping) and "text" in items[0]:
+        items = [item.get("text") if isinstance(item, Mapping) else item for item in items]
     if isinstance(items[0], Mapping):
         try:
             texts = as_turns(items)

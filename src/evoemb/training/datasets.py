@@ -28,24 +28,22 @@ def load_rows(source: str, *, split: str = "train", streaming: bool = False) -> 
         streaming: Read rows as they are needed, for data that does not fit on the disk.
 
     Returns:
-        A ``datasets.Dataset``, or an ``IterableDataset`` when streaming.
+        A list of rows for JSON, a ``datasets.Dataset`` for the rest, or an ``IterableDataset`` when streaming.
 
     Raises:
-        InputError: The file is of another kind or cannot be read.
+        InputError: The file is of another kind or cannot be read, or the ``datasets`` library is missing.
         FileNotFoundError: There is no such file.
     """
-    from datasets import load_dataset
-
     suffix = "".join(Path(source).suffixes[-2:]) if source.endswith(".gz") else Path(source).suffix
     is_file = Path(source).exists() or bool(suffix) or "*" in source
     if not is_file:
-        return load_dataset(source, split=split, streaming=streaming)
+        return _datasets().load_dataset(source, split=split, streaming=streaming)
     if suffix not in _LOADERS:
         raise InputError(f"{source} ends in {suffix or 'nothing'}, expected {', '.join(_LOADERS)}. Convert the file.")
     if "*" not in source and not Path(source).exists():
         raise FileNotFoundError(f"{source} does not exist.")
     if streaming or suffix == ".parquet":
-        return load_dataset(_LOADERS[suffix], data_files=source, split="train", streaming=streaming)
+        return _datasets().load_dataset(_LOADERS[suffix], data_files=source, split="train", streaming=streaming)
     return _read_json(source)
 
 
@@ -64,8 +62,7 @@ def stream_dataset(rows: Any, *, bad_rows: str = "raise") -> Any:
     Raises:
         InputError: Rows are broken (the first few are told), or none is left.
     """
-    import datasets
-
+    datasets = _datasets()
     if isinstance(rows, str | Path):
         rows = load_rows(str(rows))
     if isinstance(rows, Mapping):
@@ -99,6 +96,15 @@ def check_rows(rows: Iterable[Any]) -> tuple[dict[int, StreamExample], list[RowE
         except RowError as error:
             errors.append(error)
     return good, errors
+
+
+def _datasets() -> Any:
+    """Give the ``datasets`` library."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError('This needs the datasets library. Install it with `pip install "evoemb[train]"`.') from error
+    return datasets
 
 
 def _keeps_good_rows(row: Any) -> bool:
