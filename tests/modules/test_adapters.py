@@ -113,6 +113,21 @@ def test_merging_leaves_the_base_weights_alone_and_follows_every_change(adapted)
         before = after
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_merging_follows_every_step_of_an_optimizer(adapted, fused):
+    """Fused optimizers, the default of the trainer, do not count their changes on the tensors."""
+    merge_in_inference(adapted, True)
+    optimizer = torch.optim.AdamW(adapter_parameters(adapted, "memory"), lr=0.05, fused=fused)
+    before = states(adapted, "memory")
+    with using("memory"):
+        adapted(IDS).last_hidden_state[..., 0].sum().backward()
+    optimizer.step()
+    after = states(adapted, "memory")
+    assert (after - before).abs().max() > 1e-3
+    merge_in_inference(adapted, False)
+    torch.testing.assert_close(after, states(adapted, "memory"), rtol=0, atol=5e-5)
+
+
 def test_a_copy_of_an_adapted_model_is_independent(adapted):
     twin = copy.deepcopy(adapted)
     before = states(adapted, "memory")

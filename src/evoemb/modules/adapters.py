@@ -69,7 +69,7 @@ class LoraLinear(nn.Linear):
         self.lora_B = nn.ModuleDict()
         self.lora_config: dict[str, AdapterConfig] = {}
         self.merges = True
-        self._merged: dict[str, tuple[tuple[int, ...], Tensor | None]] = {}
+        self._merged: dict[str, tuple[tuple[tuple[int, int, int], ...], Tensor | None]] = {}
 
     def add_adapter(self, name: str, config: AdapterConfig, generator: torch.Generator) -> None:
         """Add an adapter whose update is zero: A uniform as in PEFT, B zero."""
@@ -107,7 +107,7 @@ class LoraLinear(nn.Linear):
         down: Any = self.lora_A[name]
         up: Any = self.lora_B[name]
         parts = (self.weight, down.weight, up.weight)
-        version = tuple(number for part in parts for number in (part.data_ptr(), version_of(part)))
+        version = tuple(version_of(part) for part in parts)
         if name not in self._merged or self._merged[name][0] != version:
             merged = None
             if bool(up.weight.any()):

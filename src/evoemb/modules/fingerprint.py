@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 # Elements read from every tensor: enough to notice any training step, few enough for billions of weights.
 _SAMPLES = 64
-_Versions = tuple[tuple[int, int], ...]
-_KNOWN: WeakKeyDictionary[nn.Module, tuple[_Versions, str]] = WeakKeyDictionary()
+_Version = tuple[int, int, int]
+_KNOWN: WeakKeyDictionary[nn.Module, tuple[tuple[_Version, ...], str]] = WeakKeyDictionary()
+# Steps that any optimizer has taken. Fused ones change weights without counting it on the tensors.
+_STEPS = [0]
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -23,7 +27,7 @@ def fingerprint(model: nn.Module) -> str:
     Returns:
         32 hexadecimal digits.
     """
-    versions = tuple((parameter.data_ptr(), version_of(parameter)) for parameter in model.parameters())
+    versions = tuple(version_of(parameter) for parameter in model.parameters())
     known = _KNOWN.get(model)
     if known is None or known[0] != versions:
         known = (versions, _digest(model))
@@ -31,9 +35,17 @@ def fingerprint(model: nn.Module) -> str:
     return known[1]
 
 
-def version_of(parameter: torch.Tensor) -> int:
-    """Give how often a parameter was changed in place; -1 for one made in inference mode, which is not counted."""
-    return -1 if parameter.is_inference() else parameter._version
+def version_of(parameter: torch.Tensor) -> _Version:
+    """Give what changes when a parameter's values do; only writes to ``parameter.data`` go unseen."""
+    changes = -1 if parameter.is_inference() else parameter._version  # inference tensors count none
+    return parameter.data_ptr(), changes, _STEPS[0]
+
+
+def _count_step(*_: Any) -> None:
+    _STEPS[0] += 1
+
+
+register_optimizer_step_post_hook(_count_step)
 
 
 @torch.no_grad()

@@ -1,0 +1,79 @@
+"""The fingerprint: the same for the same weights in any dtype, another after any training step."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from conftest import make_model
+from evoemb.modules.fingerprint import fingerprint
+
+
+@pytest.fixture
+def own(base_folder):
+    """A model that a test may change."""
+    return make_model(base_folder("bert"), "attention")
+
+
+def test_two_builds_of_one_model_have_one_fingerprint(base_folder, own):
+    digest = fingerprint(own)
+    assert len(digest) == 32
+    assert fingerprint(make_model(base_folder("bert"), "attention")) == digest
+    assert fingerprint(copy.deepcopy(own)) == digest
+
+
+def test_the_mode_and_the_dtype_do_not_matter(own):
+    digest = fingerprint(own)
+    assert fingerprint(own.train()) == digest
+    assert fingerprint(own.to(torch.float64)) == digest
+    assert fingerprint(own.to(torch.bfloat16)) == digest
+    assert fingerprint(own.to(torch.float32)) == digest
+
+
+def test_encoding_does_not_change_it(own, stream):
+    digest = fingerprint(own)
+    own.encode(stream, stateful=True)
+    own.encode(stream)
+    assert fingerprint(own) == digest
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda parameters: torch.optim.AdamW(parameters, lr=1e-5),
+        lambda parameters: torch.optim.AdamW(parameters, lr=1e-5, foreach=True),
+        lambda parameters: torch.optim.AdamW(parameters, lr=1e-5, fused=True),
+        lambda parameters: torch.optim.SGD(parameters, lr=1e-2),
+    ],
+    ids=["adamw", "foreach", "fused", "sgd"],
+)
+def test_every_training_step_gives_another(own, optimizer):
+    seen = {fingerprint(own)}
+    trained = [parameter for parameter in own.parameters() if parameter.requires_grad]
+    steps = optimizer(trained)
+    for step in range(3):
+        for parameter in trained:
+            parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(step))
+        steps.step()
+        seen.add(fingerprint(own))
+    assert len(seen) == 4
+
+
+def test_each_part_of_the_memory_counts(own):
+    seen = {fingerprint(own)}
+    for name, parameter in own.named_parameters():
+        if parameter.requires_grad and "lora_A" not in name:
+            with torch.no_grad():
+                parameter.add_(0.01)
+            before = len(seen)
+            seen.add(fingerprint(own))
+            assert len(seen) == before + 1, name
+
+
+def test_loading_weights_gives_theirs(base_folder, own):
+    other = make_model(base_folder("bert"), "attention", trained=False)
+    assert fingerprint(other) != fingerprint(own)
+    other.load_state_dict(own.state_dict())
+    assert fingerprint(other) == fingerprint(own)
