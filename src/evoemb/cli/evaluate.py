@@ -38,6 +38,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("benchmark", metavar="BENCH", help="a file in evoemb's stream format, or a benchmark's name")
+    parser.add_argument(
+        "--data", metavar="PATH", help="the named benchmark's files as published (default: from the Hub)"
+    )
     parser.add_argument("-o", "--output", required=True, metavar="RESULTS.json", help="where the figures go")
     parser.add_argument("--against", default=_ANCHORS, metavar="A,B", help=f'anchors, or "none" (default: {_ANCHORS})')
     parser.add_argument(
@@ -135,11 +138,16 @@ def _evaluated(args: argparse.Namespace, plan: Plan, streams: list[EvalStream]) 
 
 def _streams(args: argparse.Namespace) -> list[EvalStream]:
     """The streams of a file, or of a benchmark known by name."""
+    from evoemb.evaluation.readers.registry import BENCHMARKS, load_benchmark
     from evoemb.evaluation.streams import read_streams
 
-    if not Path(args.benchmark).is_file():
-        raise InputError(f"There is no file {args.benchmark}. Give a file in evoemb's stream format.")
-    streams = read_streams(args.benchmark, args.limit)
+    if args.benchmark in BENCHMARKS:
+        streams = load_benchmark(args.benchmark, Path(args.data) if args.data else None)[: args.limit]
+    elif Path(args.benchmark).is_file():
+        streams = read_streams(args.benchmark, args.limit)
+    else:
+        names = ", ".join(BENCHMARKS)
+        raise InputError(f"There is no file {args.benchmark}, and no such benchmark. Give a file, or one of {names}.")
     if not any(stream.scored for stream in streams):
         raise InputError(f"{args.benchmark}: no question has evidence, so nothing can be scored. Give evidence_turns.")
     return streams

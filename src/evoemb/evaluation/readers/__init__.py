@@ -1,0 +1,1 @@
+"""Published benchmarks as streams: each reader takes files as their authors publish them."""
