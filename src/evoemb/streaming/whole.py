@@ -71,8 +71,8 @@ def run_streams(stack: Stack, features: dict[str, Any], dtype: torch.dtype) -> d
     limits = Limits(int(features.get(ROW_LIMIT) or _DEFAULT_ROWS), features.get(TOKEN_LIMIT))
     empty = StreamMemory.empty(stack.transformer.reader.latent_size, dtype=dtype, device=stack.device)
     read = _read_turns(stack, batch, [empty] * len(batch.written), limits, features.get(BPTT_TURNS))
-    queries = engine.read(stack, read.asked, [[ids] for ids in batch.queries], limits) if batch.queries else []
-    rows = [embedding for stream in read.embeddings for embedding in stream] + [row[0] for row in queries]
+    queries = _read_queries(stack, read.asked, batch.queries, limits)
+    rows = [embedding for stream in read.embeddings for embedding in stream] + queries
     output: dict[str, Any] = {name: features[name] for name in LAYOUT if name in features}
     output[EMBEDDING] = torch.stack(rows)
     if ANSWER_IDS in features:
@@ -146,6 +146,20 @@ def _read_turns(
     embeddings = [[one for one in stream if one is not None] for stream in found]
     asked = [snapshots[index][at] for index, stream in enumerate(batch.asked_at) for at in stream]
     return _Read(embeddings, asked)
+
+
+def _read_queries(
+    stack: Stack, asked: Sequence[StreamMemory], queries: Sequence[TokenIds], limits: Limits
+) -> list[Tensor]:
+    """Encode each query on the memory it is asked of, those of one memory together, so that it is projected once."""
+    groups: dict[int, list[int]] = {}
+    for index, memory in enumerate(asked):
+        groups.setdefault(id(memory), []).append(index)
+    found: dict[int, Tensor] = {}
+    for members in groups.values():
+        rows = engine.read(stack, [asked[members[0]]], [[queries[index] for index in members]], limits)
+        found.update(zip(members, rows[0], strict=True))
+    return [found[index] for index in range(len(queries))]
 
 
 class _Piece(NamedTuple):
