@@ -108,8 +108,11 @@ def test_stateless_similarity_is_scored_by_sentence_transformers_itself(tmp_path
     path.write_text("sentence1,sentence2,score\ni live in paris,i live in rome,4\nmy dog,the key,0.5\nok,ok,5\n")
     found = sts_evaluator(path)(models("bert", "attention"))
     assert set(found) >= {"sts_spearman_cosine"}
-    path.write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="line 1: the column sentence1 is missing"):
+    path.write_text("sentence1,sentence2,score\n")
+    with pytest.raises(InputError, match="holds no pairs"):
+        sts_evaluator(path)
+    path.write_text("a,b,1\na,b\n")
+    with pytest.raises(InputError, match="line 2: 2 columns were found. Expected sentence1"):
         sts_evaluator(path)
     path.write_text("sentence1,sentence2,score\na,b,much\n")
     with pytest.raises(InputError, match="line 2, score: 'much' is no number"):

@@ -271,25 +271,28 @@ def sts_evaluator(path: str | os.PathLike[str], name: str = "sts") -> EmbeddingS
     """Give sentence-transformers' evaluator of stateless similarity: nothing may be lost on texts without a stream.
 
     Args:
-        path: CSV with the columns ``sentence1``, ``sentence2`` and ``score``.
+        path: CSV of two texts and a score; a first line ``sentence1,sentence2,score`` is passed over.
         name: Put before every figure's name.
 
     Raises:
-        InputError: A column is missing, or a score is no number.
+        InputError: A line has other columns, a score is no number, or there is no pair at all.
     """
     first, second, scores = [], [], []
     with Path(path).open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        if missing := [name for name in ("sentence1", "sentence2", "score") if name not in (rows.fieldnames or ())]:
-            columns = "Expected sentence1, sentence2, score."
-            raise InputError(f"{path}, line 1: the column {missing[0]} is missing. {columns}")
-        for row in rows:
+        for row in (rows := csv.reader(file)):
+            where = f"{path}, line {rows.line_num}"
+            if row == ["sentence1", "sentence2", "score"] and not scores:
+                continue
+            if len(row) != 3:
+                raise InputError(f"{where}: {len(row)} columns were found. Expected sentence1, sentence2, score.")
             try:
-                scores.append(float(row["score"]))
-            except (TypeError, ValueError):
-                raise InputError(f"{path}, line {rows.line_num}, score: {row['score']!r} is no number.") from None
-            first.append(row["sentence1"])
-            second.append(row["sentence2"])
+                scores.append(float(row[2]))
+            except ValueError:
+                raise InputError(f"{where}, score: {row[2]!r} is no number.") from None
+            first.append(row[0])
+            second.append(row[1])
+    if not scores:
+        raise InputError(f"{path} holds no pairs. Expected lines of sentence1, sentence2, score.")
     return EmbeddingSimilarityEvaluator(first, second, scores, name=name)
 
 
