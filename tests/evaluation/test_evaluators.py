@@ -112,7 +112,7 @@ def test_stateless_similarity_is_scored_by_sentence_transformers_itself(tmp_path
     with pytest.raises(InputError, match="holds no pairs"):
         sts_evaluator(path)
     path.write_text("a,b,1\na,b\n")
-    with pytest.raises(InputError, match="line 2: 2 columns were found. Expected sentence1"):
+    with pytest.raises(InputError, match=r"line 2: 2 columns were found. Expected sentence1"):
         sts_evaluator(path)
     path.write_text("sentence1,sentence2,score\na,b,much\n")
     with pytest.raises(InputError, match="line 2, score: 'much' is no number"):

@@ -277,7 +277,9 @@ def sts_evaluator(path: str | os.PathLike[str], name: str = "sts") -> EmbeddingS
     Raises:
         InputError: A line has other columns, a score is no number, or there is no pair at all.
     """
-    first, second, scores = [], [], []
+    first: list[str] = []
+    second: list[str] = []
+    scores: list[float] = []
     with Path(path).open(newline="", encoding="utf-8-sig") as file:
         for row in (rows := csv.reader(file)):
             where = f"{path}, line {rows.line_num}"
