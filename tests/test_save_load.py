@@ -114,6 +114,7 @@ def test_saving_writes_no_state_and_nothing_that_runs(saved):
 def test_saving_again_gives_the_same_files(saved, tmp_path):
     _, folder = saved
     EvoEmbedding(str(folder), device="cpu").save_pretrained(str(tmp_path / "again"))
+    assert f'EvoEmbedding("{tmp_path / "again"}")' in (tmp_path / "again" / "README.md").read_text()
     assert files_of(tmp_path / "again") == files_of(folder)
     for file in files_of(folder):
         if not file.endswith(("README.md", "adapter_config.json", "config.json")):

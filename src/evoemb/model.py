@@ -25,7 +25,7 @@ from evoemb.encoding import (
     refuse_without_memory,
     wants_progress_bar,
 )
-from evoemb.model_card import EvoEmbeddingModelCardData
+from evoemb.model_card import EvoEmbeddingModelCardData, renamed
 from evoemb.modules.config import MemoryConfig, ReaderName
 from evoemb.modules.fingerprint import fingerprint
 from evoemb.modules.latent_memory_queue import LatentMemoryQueue
@@ -98,6 +98,7 @@ class EvoEmbedding(DialogueMethods):
                 "EvoEmbedding needs a model, but none was named. Pass a Hub id, a folder, or modules=[...]."
             )
         self._source = str(model_name_or_path) if model_name_or_path else None
+        self._revision: str | None = None
         if modules is not None and model_name_or_path is None:
             modules = evolving_stack(modules, self._memory_choices, None)
         super().__init__(model_name_or_path, modules=modules, **kwargs)  # type: ignore[arg-type]
@@ -253,8 +254,8 @@ class EvoEmbedding(DialogueMethods):
         """What a state of this model belongs to."""
         memory = self._transformer.memory_config
         return StateSpec(
-            model_id=self.model_card_data.model_id or Path(self._source or type(self).__name__).name,
-            revision=getattr(self.model_card_data, "base_model_revision", None) or "",
+            model_id=self.model_card_data.model_id or _name_of(self._source) or type(self).__name__,
+            revision=self._revision or "",
             fingerprint=fingerprint(self),
             reader=memory.reader,
             num_latents=memory.num_latents,
@@ -334,6 +335,9 @@ class EvoEmbedding(DialogueMethods):
             )
 
     def _load_modules(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> Any:
+        revision = kwargs.get("revision")
+        # Recent huggingface_hub resolves a branch once and passes its commit along.
+        self._source, self._revision = model_name_or_path, getattr(revision, "resolved", revision)
         modules, module_kwargs = super()._load_modules(model_name_or_path, *args, **kwargs)
         return evolving_stack(modules, self._memory_choices, model_name_or_path), module_kwargs
 
@@ -357,10 +361,19 @@ class EvoEmbedding(DialogueMethods):
         """Resolve our own module classes from the installed package; anything else as sentence-transformers does."""
         return own_module(class_ref) or super()._load_module_class_from_ref(class_ref, *args, **kwargs)
 
+    def _update_default_model_id(self, model_card: str) -> str:
+        """Let the snippet of a card that is saved again name the model where it now lies."""
+        return renamed(model_card, self.model_card_data)
+
     def _get_model_config(self) -> dict[str, Any]:
         reason = "its embeddings depend on a memory that evoemb threads through the stack"
         requirement = {"evoemb": {"specifier": ">=0.1", "reason": reason}}
         return {**super()._get_model_config(), "requirements": requirement}
+
+
+def _name_of(source: str | None) -> str | None:
+    """Give a Hub id as it is, and the last part of a folder's path."""
+    return Path(source).resolve().name if source and Path(source).exists() else source
 
 
 def _check_finite(memories: Sequence[StreamMemory]) -> None:

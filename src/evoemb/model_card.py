@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -38,7 +39,7 @@ class EvoEmbeddingModelCardData(SentenceTransformerModelCardData):
 
     def generate_usage_snippet(self) -> str:
         """Give code that loads this model, reads a short stream and asks two questions of it."""
-        name = self.model_id or (self.save_dir and Path(self.save_dir).as_posix()) or "path/to/this/model"
+        name = _name(self)
         return f'''```python
 from evoemb import EvoEmbedding
 
@@ -56,6 +57,18 @@ print(model.similarity(query, embeddings))
 
 print(model.retrieve(turns, "Where did I live first?", top_k=2))
 ```'''
+
+
+def renamed(card: str, data: SentenceTransformerModelCardData) -> str:
+    """Give a card whose snippet loads the model from where it is saved now."""
+    return re.sub(
+        r'^model = EvoEmbedding\("[^"]*"\)$', lambda _: f'model = EvoEmbedding("{_name(data)}")', card, flags=re.M
+    )
+
+
+def _name(data: SentenceTransformerModelCardData) -> str:
+    """Give the Hub id, or else the folder the model is saved to."""
+    return data.model_id or (data.save_dir and Path(data.save_dir).as_posix()) or "path/to/this/model"
 
 
 _BARS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"

@@ -1,0 +1,199 @@
+"""Models by Hub id, through the real client, against a stand-in for the Hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import make_model
+from evoemb import EvoEmbedding
+from integration.hub_server import GOOD_TOKEN, serving
+from laws import assert_same_embeddings
+
+MODEL, BASE, PRIVATE, BROKEN, PUSHED = "user/model", "user/base", "user/private", "user/broken", "user/pushed"
+
+# One process runs several steps, each in a cache of its own, because importing takes seconds.
+_CLIENT = """
+import json, sys, tempfile
+import numpy as np
+from evoemb import EvoEmbedding, MemoryState
+
+results = {}
+for name, arguments in json.loads(sys.argv[1]).items():
+    push = arguments.pop("push", None)
+    read = arguments.pop("read", ["i live in paris", "i moved to rome", "ok"])
+    try:
+        model = EvoEmbedding(arguments.pop("name"), device="cpu", **arguments)
+        state = model.new_state()
+        embeddings = model.encode(read, stateful=True, state=state)
+        results[name] = {"embeddings": embeddings.tolist(), "spec": [state.spec.model_id, state.spec.revision]}
+        results[name]["latents"] = model.memory_config.num_latents
+        if push:
+            results[name]["url"] = model.push_to_hub(push.pop("name"), **push)
+    except Exception as error:
+        results[name] = {"error": f"{type(error).__name__}: {error}"}
+json.dump(results, open(sys.argv[2], "w"))
+"""
+
+
+@pytest.fixture(scope="module")
+def models_of(base_folder, tmp_path_factory) -> dict[str, EvoEmbedding]:
+    """Two models that differ in the size of their memory."""
+    return {
+        "new": make_model(base_folder("bert"), "attention"),
+        "old": make_model(base_folder("bert"), "attention", num_latents=1),
+    }
+
+
+@pytest.fixture(scope="module")
+def hub(models_of, base_folder, tmp_path_factory) -> Any:
+    """A hub with a model of two revisions, a base model, a private model and one that lacks a file."""
+    with serving() as hub:
+        for revision, model in (("old", models_of["old"]), ("main", models_of["new"])):
+            folder = tmp_path_factory.mktemp(revision)
+            model.save_pretrained(str(folder))
+            hub.add(MODEL, folder)
+            hub.repositories[MODEL].refs[revision] = hub.repositories[MODEL].refs["main"]
+        hub.add(PRIVATE, folder, private=True)
+        (folder / "adapters" / "memory" / "adapter_model.safetensors").unlink()
+        hub.add(BROKEN, folder)
+        hub.add(BASE, base_folder("bert"))
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def client(hub, tmp_path_factory) -> Callable[..., dict[str, Any]]:
+    """Run steps in a fresh process that talks to the hub; ``cache`` names the cache folder it uses."""
+
+    def run(steps: dict[str, dict[str, Any]], cache: Path, **environment: str) -> dict[str, Any]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING", "HTTP"))}
+        settings = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(cache), "OMP_NUM_THREADS": "1", "NO_PROXY": "*"}
+        out = tmp_path_factory.mktemp("out") / "results.json"
+        done = subprocess.run(
+            [sys.executable, "-c", _CLIENT, json.dumps(steps), str(out)],
+            env={**kept, **settings, "HF_HUB_DISABLE_TELEMETRY": "1", **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(out.read_text())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def loaded(hub, client, tmp_path_factory) -> dict[str, Any]:
+    """What loading by id gave, in one process and one cache; ``cache`` is its folder."""
+    cache = tmp_path_factory.mktemp("cache")
+    commit = hub.repositories[MODEL].refs["old"]
+    results = client(
+        {
+            "by id": {"name": MODEL},
+            "by branch": {"name": MODEL, "revision": "old"},
+            "by commit": {"name": MODEL, "revision": commit},
+            "base": {"name": BASE},
+            "private": {"name": PRIVATE, "token": GOOD_TOKEN},
+            "private without token": {"name": PRIVATE},
+            "wrong token": {"name": PRIVATE, "token": "hf_wrongtokenwrongtokenwrong"},
+            "unknown": {"name": "user/nothing"},
+            "unknown revision": {"name": MODEL, "revision": "nowhere"},
+            "broken": {"name": BROKEN},
+            "pushed": {"name": MODEL, "push": {"name": PUSHED, "token": GOOD_TOKEN}},
+            "again": {"name": PUSHED},
+            "pushed without token": {"name": MODEL, "push": {"name": "user/other"}},
+        },
+        cache,
+    )
+    return {**results, "cache": cache}
+
+
+def expected(model: EvoEmbedding) -> np.ndarray:
+    return model.encode(["i live in paris", "i moved to rome", "ok"], stateful=True)
+
+
+def test_a_model_loads_by_its_id_and_its_states_name_it_with_its_commit(loaded, hub, models_of):
+    assert "error" not in loaded["by id"], loaded["by id"]
+    assert_same_embeddings(loaded["by id"]["embeddings"], expected(models_of["new"]))
+    assert loaded["by id"]["spec"] == [MODEL, hub.repositories[MODEL].refs["main"]]
+
+
+@pytest.mark.parametrize("way", ["by branch", "by commit"])
+def test_a_model_loads_by_its_id_and_revision(loaded, models_of, way):
+    assert "error" not in loaded[way], loaded[way]
+    assert loaded[way]["latents"] == 1
+    assert_same_embeddings(loaded[way]["embeddings"], expected(models_of["old"]))
+
+
+def test_any_sentence_transformers_model_loads_by_its_id_with_a_fresh_memory(loaded, base_folder):
+    assert "error" not in loaded["base"], loaded["base"]
+    assert_same_embeddings(loaded["base"]["embeddings"], expected(EvoEmbedding(str(base_folder("bert")), device="cpu")))
+
+
+def test_a_private_model_loads_with_its_token(loaded, models_of):
+    assert "error" not in loaded["private"], loaded["private"]
+    assert_same_embeddings(loaded["private"]["embeddings"], expected(models_of["new"]))
+
+
+@pytest.mark.parametrize(
+    ("step", "told"),
+    [
+        ("private without token", PRIVATE),
+        ("wrong token", PRIVATE),
+        ("unknown", "user/nothing"),
+        ("unknown revision", "nowhere"),
+    ],
+)
+def test_what_cannot_be_fetched_is_named(loaded, step, told):
+    assert told in loaded[step]["error"]
+
+
+def test_a_repository_that_lacks_a_file_says_which(loaded):
+    assert f"{BROKEN} has no adapters/memory/adapter_model.safetensors" in loaded["broken"]["error"]
+    assert "save the model again" in loaded["broken"]["error"]
+
+
+@pytest.fixture(scope="module")
+def offline(loaded, client) -> dict[str, Any]:
+    """What the same cache gives when the hub is away."""
+    steps = {"cached": {"name": MODEL}, "old": {"name": MODEL, "revision": "old"}, "away": {"name": "user/never"}}
+    return client(steps, loaded["cache"], HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="1")
+
+
+def test_a_model_loads_from_the_cache_when_the_hub_is_away(offline, models_of):
+    for step, model in (("cached", "new"), ("old", "old")):
+        assert "error" not in offline[step], offline[step]
+        assert_same_embeddings(offline[step]["embeddings"], expected(models_of[model]))
+
+
+def test_a_model_that_is_in_no_cache_is_refused_offline(offline):
+    assert "offline mode" in offline["away"]["error"]
+    assert "cached files" in offline["away"]["error"]
+
+
+def test_pushing_puts_the_whole_model_on_the_hub_and_no_state(loaded, hub, models_of):
+    assert "error" not in loaded["pushed"], loaded["pushed"]
+    assert PUSHED in loaded["pushed"]["url"]
+    repository = hub.repositories[PUSHED]
+    files = repository.commits[repository.refs["main"]]
+    saved = hub.repositories[MODEL].commits[hub.repositories[MODEL].refs["main"]]
+    assert {path for path in files if path != ".gitattributes"} == set(saved)
+    for path, content in files.items():
+        assert b"evoemb_state" not in content, path
+        assert b"latents.0" not in content, path
+    assert f'EvoEmbedding("{PUSHED}")'.encode() in files["README.md"]
+    assert_same_embeddings(loaded["again"]["embeddings"], expected(models_of["new"]))
+
+
+def test_pushing_without_a_token_is_refused(loaded, hub):
+    assert "error" in loaded["pushed without token"]
+    assert "user/other" not in hub.repositories
