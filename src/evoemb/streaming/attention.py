@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 
@@ -34,14 +35,18 @@ def advance(
     while active := [index for index, turns in enumerate(streams) if at[index] < len(turns)]:
         rows: list[tuple[int, int]] = []
         room = _ROOM * (limits.max_tokens or 0)
-        for number in range(max(1, _ROOM * limits.batch_size // len(active))):
+        for number in range(max(1, _ROOM * limits.rows // len(active))):
             # A stream's rows come without gaps: in every round each active stream gives its next turn.
             turns = [(index, at[index] + number) for index in active if at[index] + number < len(streams[index])]
             room -= sum(len(streams[index][turn]) + stack.queue.capacity_latents for index, turn in turns)
             if not turns or (number and limits.max_tokens and room < 0):
                 break
             rows += turns
-        yield from _block(stack, memories, streams, rows, limits, embed=embed)
+        block = partial(_block, stack, memories, streams, rows, limits, embed=embed)
+        emitted = limits.attempt(block, min(limits.rows, len(rows)))
+        if emitted is None:
+            continue
+        yield from emitted
         for index, _ in rows:
             at[index] += 1
 
@@ -54,7 +59,7 @@ def _block(
     limits: Limits,
     *,
     embed: bool,
-) -> Iterator[Emitted]:
+) -> list[Emitted]:
     """Run one block of (stream, turn) rows and push its latents."""
     queue = stack.queue
     present = sorted({stream for stream, _ in rows})
@@ -79,5 +84,5 @@ def _block(
         fresh = latents[mine].flatten(0, 1).to(memory.latents.dtype)
         joined = queue.keep(torch.cat((memory.latents, fresh)))
         memories[stream] = StreamMemory(joined, memory.num_turns + len(mine))
-    for position, (stream, turn) in enumerate(rows):
-        yield Emitted(stream, turn, output["sentence_embedding"][position] if embed else None)
+    embeddings = output["sentence_embedding"] if embed else [None] * len(rows)
+    return [Emitted(stream, turn, embedding) for (stream, turn), embedding in zip(rows, embeddings, strict=True)]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -58,20 +59,56 @@ def advance(
         policy.group([len(ids) for ids in turns], [len(ids) for ids in memory.open_turns])
         for turns, memory in zip(streams, memories, strict=True)
     ]
+    lent = _lend_live(memories, plans)
+    waiting: list[_Waiting] = []
     for step in range(max(len(plan) for plan in plans)):
-        waiting: list[_Waiting] = []
         active = [index for index, plan in enumerate(plans) if step < len(plan)]
         jobs = [_Job(memories[i], streams[i], texts[i], plans[i][step], policy) for i in active]
-        for batch in limits.batches([job.length(stack.queue) for job in jobs]):
-            for position, written in zip(batch, _write(stack, [jobs[at] for at in batch]), strict=True):
-                memories[active[position]], rows = _push(stack, jobs[position], written)
-                turns = range(jobs[position].segment.start, jobs[position].segment.stop)
-                waiting += [_Waiting(active[position], turn, row) for turn, row in zip(turns, rows, strict=True)]
-        embeddings: Sequence[Tensor | None] = [None] * len(waiting)
-        if embed:
-            embeddings = embed_rows(stack, [item.row for item in waiting], limits)
-        for item, embedding in zip(waiting, embeddings, strict=True):
-            yield Emitted(item.stream, item.turn, embedding)
+        lengths = [job.length(stack.queue) for job in jobs]
+        written = limits.run(lengths, partial(_write, stack, jobs), stack.device)
+        for index, job, one in zip(active, jobs, written, strict=True):
+            memories[index], rows = _push(stack, job, one)
+            _wait(waiting, index, job.segment.start, rows, stack.queue.capacity_latents)
+        # Rows of several segments fill a batch, and share the memory that a later one sees more of.
+        if not embed or len(waiting) >= limits.rows:
+            yield from _embed_waiting(stack, waiting, limits, embed=embed)
+            waiting = []
+    yield from _embed_waiting(stack, waiting, limits, embed=embed)
+    for index in lent:
+        memories[index] = memories[index].without_live()
+
+
+def _lend_live(memories: list[StreamMemory], plans: Sequence[Sequence[Segment]]) -> list[int]:
+    """Let streams of several segments keep the queue as texts see it in the course of the call; say which."""
+    if torch.is_grad_enabled():
+        return []
+    lent = [index for index, plan in enumerate(plans) if len(plan) > 1 and memories[index].live is None]
+    for index in lent:
+        live = LiveCache(limit_bytes=LiveCache().limit_bytes // len(lent))
+        memories[index] = replace(memories[index], live=live)
+    return lent
+
+
+def _wait(waiting: list[_Waiting], stream: int, turn: int, rows: Sequence[Row], capacity: int) -> None:
+    """Add the rows of a segment, whose first turn is ``turn``, to those that wait for an embedding.
+
+    Earlier rows that see a beginning of the same queue get the newest tensor of it, so that it is run once for all.
+    """
+    for place, item in enumerate(waiting):
+        row = item.row
+        # A row that sees less than its tensor is no window of its own; up to the capacity nothing has left the queue.
+        if item.stream == stream and row.seen < row.memory.shape[0] <= capacity:
+            waiting[place] = item._replace(row=row._replace(memory=rows[0].memory, live=rows[0].live))
+    waiting += [_Waiting(stream, turn + number, row) for number, row in enumerate(rows)]
+
+
+def _embed_waiting(stack: Stack, waiting: Sequence[_Waiting], limits: Limits, *, embed: bool) -> Iterator[Emitted]:
+    """Encode rows that waited; without ``embed`` they only say that their turns have been read."""
+    embeddings: Sequence[Tensor | None] = [None] * len(waiting)
+    if embed:
+        embeddings = embed_rows(stack, [item.row for item in waiting], limits)
+    for item, embedding in zip(waiting, embeddings, strict=True):
+        yield Emitted(item.stream, item.turn, embedding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +165,9 @@ class _WrittenSegment(NamedTuple):
     past: KeyValues | None
 
 
-def _write(stack: Stack, jobs: Sequence[_Job]) -> list[_WrittenSegment]:
-    """Run one memory forward over a segment of each stream."""
+def _write(stack: Stack, every: Sequence[_Job], batch: Sequence[int]) -> list[_WrittenSegment]:
+    """Run one memory forward over a segment of each stream in a batch of jobs."""
+    jobs = [every[position] for position in batch]
     queue = stack.queue
     reader: PrefixReader = stack.transformer.reader  # type: ignore[assignment]
     rows = []

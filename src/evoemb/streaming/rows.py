@@ -2,60 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from evoemb._errors import InputError
 from evoemb.modules.latent_memory_queue import LatentMemoryQueue
 from evoemb.modules.readers.key_values import KeyValues
 from evoemb.modules.readers.prefix import PrefixReader
 from evoemb.modules.stateful_transformer import MEMORY, MEMORY_MASK, PASTS, SEEN, StatefulTransformer
 from evoemb.stream_memory import LiveCache
+from evoemb.streaming.limits import Limits as Limits  # of one thought with rows: most callers need both
 
 TokenIds = Sequence[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much one forward may hold.
-
-    Args:
-        batch_size: Rows at most.
-        max_tokens: Rows times the longest row, memory included, at most; None for no such limit. One row is always
-            taken, however long.
-    """
-
-    batch_size: int = 32
-    max_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse limits under which nothing runs."""
-        if self.batch_size < 1 or (self.max_tokens is not None and self.max_tokens < 1):
-            raise InputError(
-                f"batch_size={self.batch_size} and max_batch_tokens={self.max_tokens} were given. Use 1 or more for "
-                "both, or max_batch_tokens=None for no token limit."
-            )
-
-    def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Cut rows into batches of like length: index lists that cover every row once, longest rows first."""
-        order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-        batch: list[int] = []
-        for index in order:
-            too_many = (
-                self.max_tokens is not None and (len(batch) + 1) * lengths[batch[0]] > self.max_tokens
-                if batch
-                else False
-            )
-            if batch and (len(batch) >= self.batch_size or too_many):
-                yield batch
-                batch = []
-            batch.append(index)
-        if batch:
-            yield batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,29 +89,36 @@ def embed_rows(stack: Stack, rows: Sequence[Row], limits: Limits) -> list[Tensor
     Returns:
         One embedding ``(D,)`` a row, in the order given.
     """
-    found: dict[int, Tensor] = {}
     pasts = _run_shared_memories(stack, rows)
     alone = [index for index in range(len(rows)) if index not in pasts]
     continued = sorted(pasts)
-    for chosen in limits.batches([len(rows[index].ids) + rows[index].seen for index in alone]):
-        batch = [alone[position] for position in chosen]
-        memory, memory_mask = stack_memories([_visible(rows[index]) for index in batch], share=True)
-        _embed(stack, rows, batch, {MEMORY: memory, MEMORY_MASK: memory_mask}, found)
-    for chosen in limits.batches([len(rows[index].ids) for index in continued]):
-        batch = [continued[position] for position in chosen]
-        behind = [pasts[index] for index in batch]
+
+    def run_alone(chosen: Sequence[int]) -> Tensor:
+        batch = [rows[alone[position]] for position in chosen]
+        memory, memory_mask = stack_memories([_visible(row) for row in batch], share=True)
+        return _embed(stack, batch, {MEMORY: memory, MEMORY_MASK: memory_mask})
+
+    def run_continued(chosen: Sequence[int]) -> Tensor:
+        batch = [rows[continued[position]] for position in chosen]
+        behind = [pasts[continued[position]] for position in chosen]
         shared = behind[:1] if all(past is behind[0] for past in behind) else behind
-        _embed(stack, rows, batch, {PASTS: shared, SEEN: [rows[index].seen for index in batch]}, found)
+        return _embed(stack, batch, {PASTS: shared, SEEN: [row.seen for row in batch]})
+
+    found = dict(
+        zip(alone, limits.run([len(rows[i].ids) + rows[i].seen for i in alone], run_alone, stack.device), strict=True)
+    )
+    found.update(
+        zip(continued, limits.run([len(rows[i].ids) for i in continued], run_continued, stack.device), strict=True)
+    )
     return [found[index] for index in range(len(rows))]
 
 
-def _embed(
-    stack: Stack, rows: Sequence[Row], batch: Sequence[int], memory: dict[str, Any], found: dict[int, Tensor]
-) -> None:
-    """Run one batch through the stack and note its embeddings."""
-    input_ids, attention_mask = pad_ids([rows[index].ids for index in batch], stack.device)
+def _embed(stack: Stack, rows: Sequence[Row], memory: dict[str, Any]) -> Tensor:
+    """Run one batch through the stack and give its embeddings ``(N, D)``."""
+    input_ids, attention_mask = pad_ids([row.ids for row in rows], stack.device)
     features = {"input_ids": input_ids, "attention_mask": attention_mask, **memory, **stack.extra}
-    found.update(zip(batch, stack.run(features)["sentence_embedding"], strict=True))
+    embeddings: Tensor = stack.run(features)["sentence_embedding"]
+    return embeddings
 
 
 def _run_shared_memories(stack: Stack, rows: Sequence[Row]) -> dict[int, KeyValues]:
