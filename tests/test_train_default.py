@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import sys
@@ -9,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 
 _FOLDER = Path(__file__).parent.parent / "examples" / "train_default"
 
@@ -19,11 +21,14 @@ sys.path.insert(0, str(_FOLDER))
 from generator import phrases, words  # noqa: E402
 from generator.facts import EASY_CATEGORIES, STATE_CATEGORIES, UNIT_CATEGORIES, Act, Ask, Said, replay  # noqa: E402
 from generator.streams import Shape, facts_of, make_stream, make_streams  # noqa: E402
+from objective import DefaultModelLoss  # noqa: E402
 from rows import make_rows  # noqa: E402
 
 from evoemb.evaluation.schema import parse_stream  # noqa: E402
-from evoemb.training import parse_row  # noqa: E402
+from evoemb.evaluation.streams import read_streams  # noqa: E402
+from evoemb.training import StreamCollator, parse_row  # noqa: E402
 
+_DIALOGUE = _FOLDER.parent / "data" / "sgd_dialogue.jsonl"
 SHAPE = Shape(10, 48)
 SPLITS = ("train", "test")
 
@@ -180,3 +185,50 @@ def test_rows_train_and_hold_questions_that_belong_elsewhere():
     examples = [parse_row(row) for row in rows]
     assert any(not question.evidence for example in examples for question in example.questions)
     assert all(len({question.asked_at for question in example.questions}) <= 2 for example in examples)
+
+
+def _batch(model, evidence):
+    row = {"turns": ["i live in paris", "ok", "i moved to rome"], "query": ["where do i live ?", "who has the key ?"]}
+    example = parse_row({**row, "evidence": evidence})
+    return StreamCollator(model).features([example])
+
+
+def test_the_loss_names_its_terms_and_reaches_the_memory_alone(models):
+    model = copy.deepcopy(models("bert", "attention"))
+    found = DefaultModelLoss(model)([_batch(model, [[2], []])])
+    assert set(found) == {"contrastive", "foreign", "drift"}
+    sum(found.values()).backward()
+    reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert reached
+    assert all("lora_" in name or "reader." in name for name in reached)
+
+
+def test_terms_without_weight_or_without_a_foreign_question_are_left_out(models):
+    model = models("bert", "attention")
+    plain = DefaultModelLoss(model, foreign_weight=0, drift_weight=0)
+    assert set(plain([_batch(model, [[2], []])])) == {"contrastive"}
+    assert "foreign" not in DefaultModelLoss(model)([_batch(model, [[2], [1]])])
+
+
+def test_a_memory_that_moves_a_foreign_question_costs(models):
+    """Against the same memory behind a closed gate."""
+    model = copy.deepcopy(models("bert", "attention")).eval()
+    loss, batch = DefaultModelLoss(model), _batch(model, [[2], []])
+    with torch.no_grad():
+        moved = {name: float(value) for name, value in loss([batch]).items()}
+        model[0].reader.age_bias.fill_(-100.0)
+        closed = {name: float(value) for name, value in loss([batch]).items()}
+    assert moved["foreign"] > 1e-4
+    assert closed["foreign"] == pytest.approx(0, abs=1e-5)
+    assert closed["drift"] == pytest.approx(0, abs=1e-5)
+
+
+def test_rows_of_conversations_keep_sessions_whole_and_evidence_right():
+    rows = make_rows(12, 0, shape=SHAPE, queries=6, foreign=0, sgd_file=str(_DIALOGUE), sgd_share=1.0, sgd_turns=30)
+    original = read_streams(_DIALOGUE)[0]
+    told = {(query.query, original.turns[at].text) for query in original.queries for at in query.evidence_turns}
+    for row in rows:
+        assert len(row["turns"]) <= 38
+        for query, evidence in zip(row["query"], row["evidence"], strict=True):
+            assert evidence
+            assert all((query, row["turns"][at]) in told for at in evidence)

@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--sgd", help="SGD conversations, training half, in evoemb's stream format")
     parser.add_argument("--config", type=Path)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", help="a model of an earlier run to go on from; None begins with an untrained memory")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     told = parser.parse_args()
     chosen: dict[str, Any] = json.loads(told.config.read_text()) if told.config else {}
@@ -63,14 +64,14 @@ def main() -> None:
     for change in told.set:
         name, _, value = change.partition("=")
         chosen[name] = value == "true" if kinds[name] is bool else kinds[name](value)
-    train(Recipe(**chosen), told.output, told.seed, told.sgd)
+    train(Recipe(**chosen), told.output, told.seed, told.sgd, told.start)
 
 
-def train(recipe: Recipe, output: Path, seed: int, sgd_file: str | None) -> EvoEmbedding:
+def train(recipe: Recipe, output: Path, seed: int, sgd_file: str | None, start: str | None = None) -> EvoEmbedding:
     """Train one model and write it with its log."""
     output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    model = fresh_model(recipe)
+    model = without_dropout(EvoEmbedding(start) if start else fresh_model(recipe))
     rows = make_rows(
         recipe.steps * recipe.streams,
         seed,
@@ -98,7 +99,7 @@ def train(recipe: Recipe, output: Path, seed: int, sgd_file: str | None) -> EvoE
         warmup_steps=recipe.warmup_steps,
         weight_decay=0.01,
         max_grad_norm=1.0,
-        row_limit=256,
+        row_limit=24,
         bf16=recipe.bf16,
         use_cpu=not cuda,
         save_strategy="steps",
@@ -135,6 +136,16 @@ def fresh_model(recipe: Recipe) -> EvoEmbedding:
             "gate_bias": recipe.gate_bias,
         },
     )
+
+
+def without_dropout(model: EvoEmbedding) -> EvoEmbedding:
+    """Switch off the base's own dropout: it is not trained, and noise in it would blur what the memory is to learn."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    transformer: Any = model[0]
+    transformer.model.config.attention_probs_dropout_prob = 0.0
+    return model
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ from generator.facts import Act, Ask, Said
 from generator.words import Split, slots, words
 
 Block = list[Said]
+WORDINGS = {"train": 3, "test": 1}
+"""How often one thing is asked, in other words each time: questions are cheap to train on beside the turns."""
+
 ME = "me"
 """The owner that speaks of itself."""
 
@@ -96,15 +99,18 @@ def state(cast: Cast, max_people: int = 3) -> list[Thread]:
         blocks = [
             [Said(template.format(**fields(owner, slot=slot, v=v)), (Act("set", owner, slot, v),))] for v in values
         ]
-        asks = [ask(cast, category, owner, slot) for category in ("now", "first", "previous")]
-        if len(values) > 2:
-            asks.append(ask(cast, "before_x", owner, slot, x=chance.choice(values[1:])))
-            asks.append(ask(cast, "after_x", owner, slot, x=chance.choice(values[:-1])))
         if event and number == 0:
             told = cast.pick(phrases.events(split)).format(**fields(owner, event=event))
             blocks.insert(chance.randint(1, len(values) - 1), [Said(told, (Act("event", value=event),))])
-            asks += [ask(cast, category, owner, slot, event=event) for category in ("before_event", "after_event")]
-        threads.append(Thread(blocks, asks))
+        asks: list[Ask] = []
+        for _ in range(WORDINGS[split]):
+            asks += [ask(cast, category, owner, slot) for category in ("now", "first", "previous")]
+            if len(values) > 2:
+                asks.append(ask(cast, "before_x", owner, slot, x=chance.choice(values[1:])))
+                asks.append(ask(cast, "after_x", owner, slot, x=chance.choice(values[:-1])))
+            if event and number == 0:
+                asks += [ask(cast, kind, owner, slot, event=event) for kind in ("before_event", "after_event")]
+        threads.append(Thread(blocks, list(dict.fromkeys(asks))))
     return threads
 
 
@@ -148,7 +154,7 @@ def units(cast: Cast, max_distance: int = 6) -> list[Thread]:
     category = chance.choice(("coref", "coref", "ellipsis", "ellipsis", "correction", "correction", "cancel", "next"))
     form = chance.choice([one for one in phrases.units(split) if one.category == category])
     head, tail = cast.pick(form.heads), cast.pick(form.tails)
-    question = cast.pick(form.asks)
+    questions = chance.sample(form.asks, min(WORDINGS[split], len(form.asks)))
     slot = chance.choice(list(slots(split))) if form.kind == "slot" else ""
     options = words(slots(split)[slot], split) if slot else words(form.kind, split)
     # All corrections give the same value, so that their words are the same.
@@ -156,17 +162,19 @@ def units(cast: Cast, max_distance: int = 6) -> list[Thread]:
     items = [one for one in options if one != meant]
     chance.shuffle(items)
     same_item = chance.random() < 0.5 and not slot
+    longest_gap = chance.randint(0, max_distance - 1)
     threads = []
     for number in range(chance.randint(3, 5)):
         item = items[0 if same_item else number % len(items)]
         owner = cast.name()
         named = fields(owner, slot=slot, item=item, v=item, w=meant)
         topic = slot or item
-        gap = [chatter(cast) for _ in range(chance.randint(0, max_distance - 1))]
+        gap = [chatter(cast) for _ in range(chance.randint(0, longest_gap))]
         block = [
             Said(head.format(**named), (Act("head", owner, topic, item),)),
             *gap,
             Said(tail.format(**named), (Act(form.act, owner, topic, meant if form.act == "correct" else ""),)),
         ]
-        threads.append(Thread([block], [Ask(question.format(**named), form.category, owner, topic)]))
+        asks = [Ask(question.format(**named), form.category, owner, topic) for question in questions]
+        threads.append(Thread([block], asks))
     return threads

@@ -79,9 +79,11 @@ def _told(seed: int, split: Split, shape: Shape) -> tuple[Cast, list[Said], list
 def _threads(cast: Cast, wanted: int, shape: Shape) -> list[Thread]:
     """Choose scenarios until the stream is nearly full; at least one unit or one changing state is among them."""
     chance = cast.chance
-    threads: list[Thread] = []
-    makers = ["units", "state", "units", "state", "single", "plain", "plain"]
-    chosen = [chance.choice(("units", "state"))]
+    # Room for questions that need no memory is kept in every stream.
+    threads: list[Thread] = [*plain(cast), *plain(cast), *single(cast)] if wanted >= 14 else plain(cast)
+    makers = ["units", "units", "state", "state", "single", "plain"]
+    # Small talk fills short streams quickly, so what takes room comes first; it is tried again with other gaps.
+    chosen = [*["state"] * 2, *["units"] * 3] if chance.random() < 0.7 else [*["units"] * 2, *["state"] * 3]
     failures = 0
     while failures < 8:
         kind = chosen.pop() if chosen else chance.choice(makers)
