@@ -17,7 +17,7 @@ from evoemb.dialogue_format import split_chat
 from evoemb.losses import CombinedLoss, EvidenceContrastiveLoss, MemoryLanguageModelingLoss
 from evoemb.modules.adapters import lora_layers
 from evoemb.streaming import whole
-from evoemb.training.collator import pad
+from evoemb.training.collator import StreamCollator, pad
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
 pytestmark = pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference tensors are not at hand")
@@ -139,3 +139,16 @@ def upstream_name(name: str) -> str:
         return f"model.base_model.model.{name}"
     parts = name.split(".")
     return name if len(parts) == 1 or parts[1].isdigit() else f"{parts[0]}.0.{'.'.join(parts[1:])}"
+
+
+@pytest.mark.parametrize("name", ["loss_aligned", "loss_overflow", "loss_turns_mismatch"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_evotrain_become_the_references_token_ids(kind, name, reference):
+    case, _ = reference(kind, name)
+    inputs = case["inputs"]
+    model = loaded(kind, case)
+    evidence = [index for index in inputs["evidence_turns"] if index < len(inputs["turns"]) - 1]
+    row = {"messages": inputs["messages"], "meta": {"turns": inputs["turns"], "evidence_turns": evidence}}
+    batch = StreamCollator(model)([row])
+    for key, expected in features_of(case).items():
+        assert torch.equal(batch[f"stream_{key}"], expected), key

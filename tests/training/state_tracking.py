@@ -1,7 +1,7 @@
 """A task that only a memory solves: who holds an object now, and who held it first.
 
 A stream tells how objects change hands. Every turn about an object reads alike but for the name, so a text alone says
-neither that it was the first nor that it is the newest: without memory, a guess among the object's turns is all there is.
+neither that it was the first nor that it is the newest: without memory one can only guess among the object's turns.
 """
 
 from __future__ import annotations
@@ -45,24 +45,25 @@ def make_streams(count: int, seed: int, *, turns: int = 6, objects: int = 1) -> 
     return made
 
 
-def tiny_model(kind: str, folder: Path, seed: int, **memory: Any) -> EvoEmbedding:
-    """A random decoder (prefix reader) or encoder (attention reader) of two to four layers."""
+def tiny_model(kind: str, folder: Path, seed: int, hidden: int = 64, **memory: Any) -> EvoEmbedding:
+    """A random decoder (prefix reader, two layers) or encoder (attention reader, three layers)."""
     torch.manual_seed(seed)
     vocabulary = {word: index for index, word in enumerate((*SPECIAL, *WORDS))}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=32, **names).save_pretrained(folder)
-    size = {"vocab_size": len(vocabulary), "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
+    size = {"vocab_size": len(vocabulary), "hidden_size": hidden, "intermediate_size": 2 * hidden}
+    size["num_attention_heads"] = 4
     if kind == "decoder":
-        heads = {"num_key_value_heads": 4, "head_dim": 16, "max_position_embeddings": 1024}
+        heads = {"num_key_value_heads": 4, "head_dim": hidden // 4, "max_position_embeddings": 1024}
         Qwen3Model(Qwen3Config(**size, **heads, num_hidden_layers=2, pad_token_id=0)).save_pretrained(folder)
     else:
         quiet = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
         BertModel(
             BertConfig(**size, **quiet, num_hidden_layers=3, max_position_embeddings=32, pad_token_id=0)
         ).save_pretrained(folder)
-    pooling = Pooling(64, "lasttoken" if kind == "decoder" else "mean")
+    pooling = Pooling(hidden, "lasttoken" if kind == "decoder" else "mean")
     base = SentenceTransformer(modules=[Transformer(str(folder)), pooling, Normalize()], device="cpu")
     reader = "prefix" if kind == "decoder" else "attention"
     choices = {"num_latents": 2, "capacity_latents": 32, "lora_rank": 8, "lora_dropout": 0.0, **memory}

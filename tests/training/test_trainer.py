@@ -22,7 +22,7 @@ from torch import nn
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from conftest import make_model
-from evoemb import EvoEmbedding, InputError, InputTypeError, UnsupportedBackboneError
+from evoemb import EvoEmbedding, InputError, InputTypeError, StateError, UnsupportedBackboneError
 from evoemb.losses import CachedStreamLoss, CombinedLoss, EvidenceContrastiveLoss, MemoryLanguageModelingLoss
 from evoemb.modules.adapters import AdapterConfig, add_adapter
 from evoemb.training import (
@@ -134,6 +134,23 @@ def test_the_contrastive_loss_alone_is_the_default_without_answers_or_head(decod
     assert type(EvoEmbeddingTrainer(decoder, arguments(tmp_path), silent).loss) is EvidenceContrastiveLoss
     assert type(EvoEmbeddingTrainer(decoder, arguments(tmp_path), rows()).loss) is EvidenceContrastiveLoss
     assert "The memory loss is left out" in caplog.text
+
+
+def test_inference_after_training_has_the_trained_weights(build, tmp_path):
+    """Fused optimizers change weights without counting it, and inference keeps what it made of them."""
+    model = build()
+    turns = rows(1)[0]["turns"]
+    before = model.encode(turns, stateful=True, convert_to_tensor=True)
+    state = model.new_state()
+    trainer = EvoEmbeddingTrainer(model, arguments(tmp_path), rows(), loss=EvidenceContrastiveLoss)
+    trainer.train()
+    after = model.encode(turns, stateful=True, convert_to_tensor=True)
+    trainer.save_model(str(tmp_path / "final"))
+    again = EvoEmbedding(str(tmp_path / "final"), device="cpu").encode(turns, stateful=True, convert_to_tensor=True)
+    assert not torch.allclose(before, after, atol=1e-4)
+    torch.testing.assert_close(after, again, rtol=0, atol=1e-5)
+    with pytest.raises(StateError, match="fingerprint"):
+        model.encode(turns, stateful=True, state=state)
 
 
 def test_losses_that_wrap_losses_train(build, tmp_path):

@@ -53,10 +53,11 @@ def chat_stream(transformer: Any, example: StreamExample) -> TokenizedStream:
     answers: list[AnswerTokens | None] = []
     for question in example.questions:
         said = question.answer or ""
-        messages = [*history, {"role": "user", "content": question.text}, {"role": "assistant", "content": said}]
+        asked = question.text if example.asked is None else example.asked
+        messages = [*history, {"role": "user", "content": asked}, {"role": "assistant", "content": said}]
         rendered = chat_ids(transformer, messages, generation_prompt=False)
         *written, last = split_chat(rendered, im_end=ids.im_end, user=ids.user, whole=True)
-        labelled = answer_of_segment(tokenizer, last, question.text, said, config.memory_offset)
+        labelled = answer_of_segment(tokenizer, last, asked, said, config.memory_offset)
         answers.append(None if question.answer is None else labelled)
     texts = tokenizer([*turns, *(question.text for question in example.questions)], add_special_tokens=False)
     encoded = [[*row, ids.end_of_text] for row in texts["input_ids"]]

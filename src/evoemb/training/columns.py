@@ -39,12 +39,14 @@ class StreamExample:
         history: The messages that the turns were made of, without query and answer; None where turns were given as
             texts.
         timestamps: One a turn, as text; None if the row has none.
+        asked: The query as the chat has it, where that may differ from its text in ``meta.turns``; else None.
     """
 
     turns: tuple[str, ...]
     questions: tuple[Question, ...]
     history: tuple[dict[str, str], ...] | None = None
     timestamps: tuple[str, ...] | None = None
+    asked: str | None = None
 
 
 class RowError(InputError):
@@ -280,7 +282,9 @@ def _evotrain(row: _Row) -> StreamExample:
     if not asked or asked[-1]["role"] != "user":
         expected = "the query, a user message, is expected as the last message before the answer"
         raise row.error("messages", f"a list of {len(messages)} that ends otherwise", expected)
-    return StreamExample(tuple(texts[:-1]), (Question(query, indices, count, answer),), asked[:-1])
+    return StreamExample(
+        tuple(texts[:-1]), (Question(query, indices, count, answer),), asked[:-1], asked=asked[-1]["content"]
+    )
 
 
 def _messages(row: _Row, column: str) -> tuple[dict[str, str], ...] | None:
