@@ -81,7 +81,7 @@ def test_a_tail_belongs_to_the_name_said_last_and_stands_one_to_six_turns_behind
     """Read from the texts alone, without the facts they were made from."""
     names = [re.compile(rf"\b{name}\b") for name in words.words("name", split)]
     distances = set()
-    for seed in range(40):
+    for seed in range(90):
         turns, asks = facts_of(seed, split, SHAPE)
         for ask in asks:
             if ask.category not in UNIT_CATEGORIES:
