@@ -44,7 +44,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     check.set_defaults(run=run_check)
     for name, what in (("documents", "cut documents into passages"), ("chats", "form turns from chat logs")):
         made = actions.add_parser(f"from-{name}", help=f"{what} and mark those that answer, as training data")
-        made.add_argument("file", metavar="FILE", help="JSONL or JSON; see the guide on fine-tuning for its fields")
+        made.add_argument("file", metavar="FILE", help="JSONL or JSON; see docs/finetune.md for its fields")
         made.add_argument("output", metavar="OUT", help="JSONL file to write")
         if name == "documents":
             made.add_argument("--chunk-words", type=session.positive_int, default=100, help="words a passage (100)")

@@ -43,6 +43,8 @@ class EvoEmbeddingTrainingArguments(SentenceTransformerTrainingArguments):
     def __post_init__(self) -> None:
         """Check our own arguments; the parent checks the rest."""
         super().__post_init__()  # type: ignore[no-untyped-call]
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False  # there is no device to copy to, and torch warns
         if self.bad_rows not in ("raise", "skip"):
             raise InputError(f'bad_rows={self.bad_rows!r} was given. Use "raise" or "skip".')
         if self.max_batch_tokens is not None and self.max_batch_tokens < 1:
