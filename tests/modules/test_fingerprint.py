@@ -77,3 +77,10 @@ def test_loading_weights_gives_theirs(base_folder, own):
     assert fingerprint(other) != fingerprint(own)
     other.load_state_dict(own.state_dict())
     assert fingerprint(other) == fingerprint(own)
+
+
+def test_a_table_of_a_large_vocabulary_is_read_within_its_bounds():
+    # As large as the embeddings of Qwen3-0.6B; one number seen everywhere takes no memory.
+    large = torch.nn.Module()
+    large.table = torch.nn.Parameter(torch.zeros(1).expand(151_936 * 1024), requires_grad=False)
+    assert len(fingerprint(large)) == 32

@@ -56,7 +56,9 @@ def _digest(model: nn.Module) -> str:
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         flat = parameter.detach().flatten()
         if flat.numel():
-            picked = torch.linspace(0, flat.numel() - 1, min(_SAMPLES, flat.numel()), device=flat.device).long()
+            # In whole numbers: floats miss elements of large tensors, and differ between devices.
+            count = min(_SAMPLES, flat.numel())
+            picked = torch.arange(count, device=flat.device) * (flat.numel() - 1) // max(1, count - 1)
             samples.append(flat[picked].to(torch.bfloat16).view(torch.int16))
     for sample in samples:
         digest.update(sample.cpu().numpy().tobytes())
