@@ -26,6 +26,7 @@ from evoemb.encoding import (
     wants_progress_bar,
 )
 from evoemb.model_card import EvoEmbeddingModelCardData, renamed
+from evoemb.modules.compiled import compile_feed_forward
 from evoemb.modules.config import MemoryConfig, ReaderName
 from evoemb.modules.fingerprint import fingerprint
 from evoemb.modules.latent_memory_queue import LatentMemoryQueue
@@ -312,6 +313,16 @@ class EvoEmbedding(DialogueMethods):
     ) -> None:
         """Do the same under the name that newer trainers call."""
         self.gradient_checkpointing_enable(activation_checkpointing_kwargs, **kwargs)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the backbone's feed-forward blocks for inference with ``torch.compile``; arguments are passed on.
+
+        One graph serves all lengths, layers and roles, so a stream compiles nothing anew.
+
+        Raises:
+            UnsupportedBackboneError: The backbone has no gated feed-forward blocks.
+        """
+        compile_feed_forward(self._transformer.model, *args, **kwargs)
 
     @property
     def _transformer(self) -> StatefulTransformer:

@@ -88,8 +88,8 @@ class LoraLinear(nn.Linear):
         name = _IN_USE.get()
         if name is None or name not in self.lora_config:
             return super().forward(input)
-        if self.merges and not self.training and not torch.is_grad_enabled():
-            return F.linear(input, self._merged_weight(name), self.bias)
+        if (weight := self.weight_in_use()) is not None:
+            return F.linear(input, weight, self.bias)
         config = self.lora_config[name]
         down: Any = self.lora_A[name]
         up: Any = self.lora_B[name]
@@ -97,6 +97,15 @@ class LoraLinear(nn.Linear):
         reduced = down(F.dropout(input, config.dropout, self.training).to(down.weight.dtype))
         update: Tensor = up(reduced) * config.scaling
         return output + update.to(output.dtype)
+
+    def weight_in_use(self) -> Tensor | None:
+        """Give the one matrix that the layer with the adapter in use comes to; None where the update runs beside it."""
+        name = _IN_USE.get()
+        if name is None or name not in self.lora_config:
+            return self.weight
+        if self.merges and not self.training and not torch.is_grad_enabled():
+            return self._merged_weight(name)
+        return None
 
     def _merged_weight(self, name: str) -> Tensor:
         """Give base plus update as one matrix, computed once and again only after a weight has changed.
