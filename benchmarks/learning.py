@@ -10,6 +10,10 @@ among an object's turns is right once in four). The arms:
     in place   the memory is as large as one turn's latents, so every turn overwrites what was there (negative control)
     none       trained and read without memory, with equal steps (a text alone)
 
+Measured with seed 0 on two shared cores, now / first: encoder (--steps 90) queue 100 / 100 %, in place 35 / 77 %;
+decoder (--steps 60) queue 100 / 100 %, in place 100 / 100 %. So at eight turns the control fails for the encoder, whose
+latents are copies of the turn's text states, while the decoder's recurrence carries two facts in two latents.
+
 Prints recall@1 on held-out streams for questions about now and about first, with memory and with it left out.
 """
 
