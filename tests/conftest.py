@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported: tests never reach a hub
@@ -182,6 +183,17 @@ def model(request: pytest.FixtureRequest, models: Callable[[str, str], EvoEmbedd
 def any_model(request: pytest.FixtureRequest, models: Callable[[str, str], EvoEmbedding]) -> EvoEmbedding:
     """Every kind of backbone with every reader it takes."""
     return models(*request.param)
+
+
+@pytest.fixture(autouse=True)
+def levels_of_logging_stay() -> Iterator[None]:
+    """A command run with ``--quiet`` lowers the libraries' logging for the process; the next test starts afresh."""
+    libraries = ("evoemb", "huggingface_hub", "sentence_transformers", "transformers")
+    loggers = [logging.getLogger(name) for name in libraries]
+    before = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture

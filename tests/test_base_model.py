@@ -200,6 +200,11 @@ def test_a_choice_that_cannot_work_is_refused(base_folder, choices, message):
         EvoEmbedding(str(base_folder("bert")), device="cpu", **choices)
 
 
+def test_a_folder_may_be_given_as_a_path(base_folder, stream):
+    by_path, by_name = (EvoEmbedding(kind(base_folder("bert")), device="cpu") for kind in (Path, str))
+    assert by_path.state_spec == by_name.state_spec
+
+
 def test_a_model_must_be_named():
     with pytest.raises(ValueError, match=r"EvoEmbedding needs a model, but none was named. Pass a Hub id, a folder"):
         EvoEmbedding()

@@ -79,7 +79,7 @@ class EvoEmbedding(DialogueMethods):
 
     def __init__(
         self,
-        model_name_or_path: str | None = None,
+        model_name_or_path: str | Path | None = None,
         *,
         memory_reader: ReaderName | None = None,
         num_latents: int | None = None,
@@ -102,7 +102,7 @@ class EvoEmbedding(DialogueMethods):
         self._revision: str | None = None
         if modules is not None and model_name_or_path is None:
             modules = evolving_stack(modules, self._memory_choices, None)
-        super().__init__(model_name_or_path, modules=modules, **kwargs)  # type: ignore[arg-type]
+        super().__init__(self._source, modules=modules, **kwargs)  # type: ignore[arg-type]
         check_stack(list(self))
 
     def encode(  # type: ignore[override]
