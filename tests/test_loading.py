@@ -237,6 +237,7 @@ _READ_AGAIN = """
 import sys, torch
 from safetensors.torch import save_file
 from evoemb import EvoEmbedding
+torch.set_num_threads(1)  # as the tests: other numbers of threads sum in other orders
 turns, messages = eval(sys.argv[1]), eval(sys.argv[2])
 for folder in sys.argv[3:]:
     model = EvoEmbedding(folder, device="cpu")
