@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,11 +15,15 @@ import numpy as np
 import pytest
 
 from conftest import make_model
-from evoemb import EvoEmbedding
+from evoemb import EvoEmbedding, load_upstream
 from integration.hub_server import GOOD_TOKEN, serving
 from laws import assert_same_embeddings
 
 MODEL, BASE, PRIVATE, BROKEN, PUSHED = "user/model", "user/base", "user/private", "user/broken", "user/pushed"
+RELEASED, DECODER, WEIGHTLESS = "user/released", "user/decoder", "user/weightless"
+
+DATA = Path(__file__).parents[1] / "parity" / "data"
+TOKEN_IDS = {"end_of_text": 678, "im_end": 680, "user": 272}  # the tiny tokenizer's own
 
 # One process runs several steps, each in a cache of its own, because importing takes seconds.
 _CLIENT = """
@@ -36,6 +41,7 @@ for name, arguments in json.loads(sys.argv[1]).items():
         embeddings = model.encode(read, stateful=True, state=state)
         results[name] = {"embeddings": embeddings.tolist(), "spec": [state.spec.model_id, state.spec.revision]}
         results[name]["latents"] = model.memory_config.num_latents
+        results[name]["capacity"] = model.memory_config.capacity_latents
         if push:
             results[name]["url"] = model.push_to_hub(push.pop("name"), **push)
     except Exception as error:
@@ -66,7 +72,26 @@ def hub(models_of, base_folder, tmp_path_factory) -> Any:
         (folder / "adapters" / "memory" / "adapter_model.safetensors").unlink()
         hub.add(BROKEN, folder)
         hub.add(BASE, base_folder("bert"))
+        for revision, capacity in (("old", 8), ("main", 32)):
+            hub.add(RELEASED, released_folder(tmp_path_factory.mktemp("released"), capacity))
+            hub.repositories[RELEASED].refs[revision] = hub.repositories[RELEASED].refs["main"]
+        # The base model's configuration and tokenizer, and no weights: they are never fetched.
+        decoder = shutil.copytree(DATA / "tokenizer", tmp_path_factory.mktemp("decoder") / "files")
+        shutil.copy(DATA / "qwen3" / "base" / "config.json", decoder)
+        hub.add(DECODER, decoder)
+        weightless = released_folder(tmp_path_factory.mktemp("weightless"), 32)
+        (weightless / "model.safetensors").unlink()
+        hub.add(WEIGHTLESS, weightless)
         yield hub
+
+
+def released_folder(parent: Path, capacity: int) -> Path:
+    """A released checkpoint that names its base model by Hub id."""
+    folder = Path(shutil.copytree(DATA / "qwen3" / "checkpoint", parent / "files"))
+    config = json.loads((folder / "config.json").read_text())
+    settings = {"base_model_name_or_path": DECODER, "buffer_capacity": capacity, "local_files_only": False}
+    (folder / "config.json").write_text(json.dumps({**config, **settings}))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +135,9 @@ def loaded(hub, client, tmp_path_factory) -> dict[str, Any]:
             "broken": {"name": BROKEN},
             "pushed": {"name": MODEL, "push": {"name": PUSHED, "token": GOOD_TOKEN}},
             "again": {"name": PUSHED},
+            "released": {"name": RELEASED, "upstream_kwargs": {"token_ids": TOKEN_IDS}},
+            "released old": {"name": RELEASED, "revision": "old", "upstream_kwargs": {"token_ids": TOKEN_IDS}},
+            "weightless": {"name": WEIGHTLESS, "upstream_kwargs": {"token_ids": TOKEN_IDS}},
             "pushed without token": {"name": MODEL, "push": {"name": "user/other"}},
         },
         cache,
@@ -166,6 +194,7 @@ def test_a_repository_that_lacks_a_file_says_which(loaded):
 def offline(loaded, client) -> dict[str, Any]:
     """What the same cache gives when the hub is away."""
     steps = {"cached": {"name": MODEL}, "old": {"name": MODEL, "revision": "old"}, "away": {"name": "user/never"}}
+    steps["released"] = {"name": RELEASED, "upstream_kwargs": {"token_ids": TOKEN_IDS}}
     return client(steps, loaded["cache"], HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="1")
 
 
@@ -173,6 +202,34 @@ def test_a_model_loads_from_the_cache_when_the_hub_is_away(offline, models_of):
     for step, model in (("cached", "new"), ("old", "old")):
         assert "error" not in offline[step], offline[step]
         assert_same_embeddings(offline[step]["embeddings"], expected(models_of[model]))
+
+
+@pytest.fixture(scope="module")
+def released() -> dict[str, np.ndarray]:
+    """What the released checkpoint gives from a folder, with the queue of either revision."""
+    choices = {"base_model": DATA / "qwen3" / "base", "tokenizer": DATA / "tokenizer", "token_ids": TOKEN_IDS}
+    folder = DATA / "qwen3" / "checkpoint"
+    return {
+        "released": expected(load_upstream(folder, device="cpu", **choices)),
+        "released old": expected(load_upstream(folder, device="cpu", capacity_latents=8, **choices)),
+    }
+
+
+@pytest.mark.parametrize(("step", "capacity"), [("released", 32), ("released old", 8)])
+def test_a_released_checkpoint_loads_by_its_id_and_revision(loaded, released, step, capacity):
+    assert "error" not in loaded[step], loaded[step]
+    assert loaded[step]["capacity"] == capacity
+    assert_same_embeddings(loaded[step]["embeddings"], released[step])
+
+
+def test_a_released_checkpoint_loads_from_the_cache_when_the_hub_is_away(offline, released):
+    assert "error" not in offline["released"], offline["released"]
+    assert_same_embeddings(offline["released"]["embeddings"], released["released"])
+
+
+def test_a_released_checkpoint_without_weights_is_told(loaded):
+    assert WEIGHTLESS in loaded["weightless"]["error"]
+    assert "safetensors" in loaded["weightless"]["error"]
 
 
 def test_a_model_that_is_in_no_cache_is_refused_offline(offline):
