@@ -10,8 +10,9 @@ from evoemb import InputError
 from evoemb.cli import main
 from evoemb.evaluation.readers.chats import read_longmemeval, read_personamem
 from evoemb.evaluation.readers.dialogues import read_locomo, read_realtalk
-from evoemb.evaluation.readers.passages import read_evotrain, read_lmeb, read_msmarco, read_nq320k
-from evoemb.evaluation.readers.registry import BENCHMARKS, load_benchmark
+from evoemb.evaluation.readers.lmeb import read_lmeb
+from evoemb.evaluation.readers.passages import read_evotrain, read_msmarco, read_nq320k
+from evoemb.evaluation.readers.registry import load_benchmark
 from evoemb.evaluation.schema import parse_stream
 
 LOCOMO = [
@@ -101,6 +102,9 @@ def longmemeval(**changes):
         "question_type": "knowledge-update",
         "question": "Where do I live?",
         "answer": "Porto",
+        "question_date": "2023/06/01 (Thu) 08:00",
+        "haystack_session_ids": ["a1", "b1"],
+        "answer_session_ids": ["a1"],
         "haystack_dates": ["2023/05/30 (Tue) 10:00", "2023/05/20 (Sat) 02:21"],
         "haystack_sessions": [
             [{"role": "user", "content": "I moved to Porto.", "has_answer": True},
@@ -116,6 +120,7 @@ def test_longmemeval_sessions_are_put_in_order_of_time(tmp_path):
     assert stream.texts == ["User: I live in Oslo.", "User: Hm.", "User: I moved to Porto.\nAssistant: OK"]
     assert stream.queries[0].evidence_turns == (2,)
     assert stream.turns[0].time == "2023/05/20 (Sat) 02:21"
+    assert stream.queries[0].asked_date == "2023/06/01 (Thu) 08:00"
 
 
 def test_a_turn_never_reaches_over_two_sessions(tmp_path):
@@ -124,17 +129,31 @@ def test_a_turn_never_reaches_over_two_sessions(tmp_path):
     assert read_longmemeval(written(tmp_path / "s.json", entry))[0].texts == ["User: a", "Assistant: b"]
 
 
+PERSONAMEM = (
+    "persona_id,question_id,question_type,topic,stereotypical,context_length_in_tokens,context_length_in_letters,"
+    "distance_to_ref_in_blocks,distance_to_ref_in_tokens,num_irrelevant_tokens,distance_to_ref_proportion_in_context,"
+    "user_question_or_message,correct_answer,all_options,shared_context_id,end_index_in_shared_context\n"
+)
+
+
 def test_personamem_is_kept_for_its_answers(tmp_path):
-    chat = [{"role": "system", "content": "A cook."}, {"role": "user", "content": "I like soup."},
-            {"role": "assistant", "content": "Noted."}, {"role": "user", "content": "Now bread."}]  # fmt: skip
+    said = {"system": "A cook.", "user": "User: I like soup.", "assistant": "Assistant: Noted."}
+    chat = [
+        *({"role": role, "content": text} for role, text in said.items()),
+        {"role": "user", "content": "Now bread."},
+    ]
     lines(tmp_path / "shared.jsonl", {"c1": chat})
-    columns = ("question_id", "question_type", "user_question_or_message", "correct_answer", "all_options")
-    head = ",".join((*columns, "shared_context_id", "end_index_in_shared_context"))
-    written(tmp_path / "q.csv", f'{head}\nq1,recall,What do I like?,(a),"(a) soup (b) tea",c1,3\n')
+    row = """0,q1,recall,food,,9,9,1,9,0,50%,What do I like?,(a),"['(a) soup', '(b) tea']",c1,{}\n"""
+    written(tmp_path / "q.csv", PERSONAMEM + row.format(3))
     (stream,) = sound(read_personamem(tmp_path / "q.csv", tmp_path / "shared.jsonl"))
     assert stream.texts == ["System: A cook.", "User: I like soup.\nAssistant: Noted.", "User: Now bread."]
     assert (stream.queries[0].asked_at, stream.queries[0].answer, stream.scored) == (2, "(a)", ())
-    written(tmp_path / "q.csv", f"{head}\nq1,recall,What?,(a),x,c9,3\n")
+    assert stream.queries[0].query == "What do I like?\n(a) soup\n(b) tea"
+    for number, told in (("x", "'x' is no number"), ("9", "9 is past the 4 messages of 'c1'")):
+        written(tmp_path / "q.csv", PERSONAMEM + row.format(number))
+        with pytest.raises(InputError, match=f"line 2, end_index_in_shared_context: {told}"):
+            read_personamem(tmp_path / "q.csv", tmp_path / "shared.jsonl")
+    written(tmp_path / "q.csv", PERSONAMEM + row.format(3).replace("c1", "c9"))
     with pytest.raises(InputError, match="line 2, shared_context_id: 'c9' is not in"):
         read_personamem(tmp_path / "q.csv", tmp_path / "shared.jsonl")
 
@@ -143,22 +162,47 @@ def test_personamem_is_kept_for_its_answers(tmp_path):
 def lmeb(tmp_path):
     folder = tmp_path / "PeerQA"
     folder.mkdir()
-    lines(folder / "corpus.jsonl", {"id": "s0_a", "text": "one"}, {"id": "s0_b", "title": "T", "text": "two"},
-          {"id": "s1_a", "text": "three"})  # fmt: skip
-    lines(folder / "queries.jsonl", {"id": "s0_q0", "text": "which?"}, {"id": "s1_q0", "text": "what?"})
-    lines(folder / "candidates.jsonl", {"scene_id": "s0", "candidate_doc_ids": ["s0_a", "s0_b"]},
-          {"query_id": "s1_q0", "candidate_doc_ids": ["s1_a"]})  # fmt: skip
-    written(folder / "qrels.tsv", "query-id\tcorpus-id\tscore\ns0_q0\ts0_b\t1\ns1_q0\ts1_a\t1\ns0_q0\ts0_a\t0\n")
+    lines(folder / "corpus.jsonl", {"id": "a", "title": "", "text": "one"}, {"id": "b", "title": "T", "text": "two"},
+          {"id": "c", "title": "", "text": "three"})  # fmt: skip
+    lines(folder / "queries.jsonl", {"id": "q_1", "text": "which?"}, {"id": "q_1_2", "text": "what?"},
+          {"id": "q_3", "text": "who?"})  # fmt: skip
+    lines(folder / "candidates.jsonl", {"scene_id": "q_1", "candidate_doc_ids": ["b", "a"]},
+          {"scene_id": "q_1_2", "candidate_doc_ids": ["c"]})  # fmt: skip
+    written(folder / "qrels.tsv", "q_1\tb\t1\nq_1_2\tc\t1\nq_1\ta\t0\nq_3\tb\t1\n")
     return folder
 
 
 def test_lmeb_candidates_are_replayed_in_order(lmeb):
-    first, second = sound(read_lmeb(lmeb))
-    assert (first.texts, first.queries[0].evidence_turns) == (["one", "T\ntwo"], (1,))
-    assert (second.texts, second.queries[0].qid) == (["three"], "s1_q0")
+    first, second, third = sound(read_lmeb(lmeb))
+    assert (first.texts, first.queries[0].evidence_turns) == (["T two", "one"], (0,))
+    assert (second.texts, [one.qid for one in second.queries]) == (["three"], ["q_1_2"])
+    assert (third.texts, third.queries[0].evidence_turns) == (["one", "T two", "three"], (1,))
     (lmeb / "candidates.jsonl").unlink()
     (whole,) = sound(read_lmeb(lmeb))
-    assert (len(whole.turns), [one.evidence_turns for one in whole.queries]) == (3, [(1,), (2,)])
+    assert (len(whole.turns), [one.evidence_turns for one in whole.queries]) == (3, [(1,), (2,), (1,)])
+
+
+def test_the_parts_of_an_lmeb_task_ask_one_stream_a_scene(tmp_path):
+    folder = tmp_path / "LoCoMo"
+    for part in ("multi_hop", "single_hop"):
+        (folder / part).mkdir(parents=True)
+    lines(folder / "corpus.jsonl", *({"id": f"{scene}_{n}", "title": "", "text": f"{scene} {n}"}
+          for scene in ("conv_26", "conv_30") for n in (1, 2)))  # fmt: skip
+    lines(folder / "candidates.jsonl", {"scene_id": "conv_26", "candidate_doc_ids": ["conv_26_1", "conv_26_2"]},
+          {"scene_id": "conv_30", "candidate_doc_ids": ["conv_30_1", "conv_30_2"]})  # fmt: skip
+    lines(folder / "single_hop" / "queries.jsonl", {"id": "conv_26_q_1", "text": "who?"})
+    written(folder / "single_hop" / "qrels.tsv", "conv_26_q_1\tconv_26_2\t1\n")
+    lines(folder / "multi_hop" / "queries.jsonl", {"id": "conv_30_q_1", "text": "how?"},
+          {"id": "conv_26_q_1", "text": "why?"})  # fmt: skip
+    written(folder / "multi_hop" / "qrels.tsv", "conv_26_q_1\tconv_26_1\t1\nconv_30_q_1\tconv_30_2\t1\n")
+    first, second = sound(read_lmeb(folder))
+    assert first.texts == ["conv_26 1", "conv_26 2"]
+    assert [(one.qid, one.category, one.evidence_turns) for one in first.queries] == [
+        ("multi_hop/conv_26_q_1", "multi_hop", (0,)), ("single_hop/conv_26_q_1", "single_hop", (1,)),
+    ]  # fmt: skip
+    assert [one.qid for one in second.queries] == ["multi_hop/conv_30_q_1"]
+    with pytest.raises(InputError, match=r"holds no queries.jsonl, nor does a folder in it"):
+        read_lmeb(tmp_path / "nothing")
 
 
 def test_evotrain_takes_the_last_turn_as_query(tmp_path):
@@ -169,12 +213,35 @@ def test_evotrain_takes_the_last_turn_as_query(tmp_path):
     assert second.scored == ()
 
 
-def test_nq320k_tells_seen_from_unseen(tmp_path):
+@pytest.fixture
+def nq320k(tmp_path):
     written(tmp_path / "corpus_lite.json", ["doc a", "doc b"])
-    written(tmp_path / "dev.json.seen", [["who?", 0]])
-    written(tmp_path / "dev.json.unseen", [["what?", "1"]])
-    (stream,) = sound(read_nq320k(tmp_path))
-    assert [(one.category, one.evidence_turns) for one in stream.queries] == [("seen", (0,)), ("unseen", (1,))]
+    written(tmp_path / "dev.json", [["who?", 0], ["what?", [1]], ["when?", "1"]])
+    written(tmp_path / "dev.json.seen", [1])
+    written(tmp_path / "dev.json.unseen", [0, 2])
+    return tmp_path
+
+
+def test_nq320k_tells_seen_from_unseen(nq320k):
+    (stream,) = sound(read_nq320k(nq320k))
+    assert [(one.query, one.category, one.evidence_turns) for one in stream.queries] == [
+        ("who?", "unseen", (0,)), ("what?", "seen", (1,)), ("when?", "unseen", (1,)),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("file", "value", "told"),
+    [
+        ("dev.json.seen", [3], "element 0: 3 is no place among the 3 of dev.json"),
+        ("dev.json", [["who?", 2]], "element 0: document 2 is not among the 2 of the corpus"),
+        ("dev.json", [["who?"]], r"element 0: a pair \[query, document number\] is expected"),
+        ("corpus_lite.json", [1], "a list of texts is expected"),
+    ],
+)
+def test_a_malformed_nq320k_is_told_with_file_and_element(nq320k, file, value, told):
+    written(nq320k / file, value)
+    with pytest.raises(InputError, match=told):
+        read_nq320k(nq320k)
 
 
 def test_msmarco_passages_that_were_cut_leave_a_query_without_evidence(tmp_path):
@@ -215,32 +282,20 @@ def test_a_malformed_file_is_told_with_place_and_field(tmp_path, read, value, to
 @pytest.mark.parametrize(
     ("file", "content", "told"),
     [
-        ("qrels.tsv", "s0_q0\ts9\t1\n", "'s9' is right for 's0_q0' but not in corpus.jsonl"),
-        ("qrels.tsv", "s0_q0\ts0_b\n", "line 1: 3 columns are expected, but 2 were found"),
-        ("qrels.tsv", "s0_q0\ts0_b\tmuch\n", "line 1, score: 'much' is no number"),
+        ("qrels.tsv", "q_1\tz\t1\n", "line 1: 'z' is right for 'q_1' but not in corpus.jsonl"),
+        ("qrels.tsv", "q_1\tb\n", "line 1: 3 columns are expected, but 2 were found"),
+        ("qrels.tsv", "q_1\tb\tmuch\n", "line 1, score: 'much' is no number"),
         ("corpus.jsonl", '{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n', "line 2, id: 'a' stands twice"),
-        ("candidates.jsonl", '{"query_id": "s0_q0", "candidate_doc_ids": ["zz"]}\n', "'zz' is not in corpus.jsonl"),
-        ("candidates.jsonl", '{"query_id": "zz", "candidate_doc_ids": ["s0_a"]}\n', "'zz' is not in queries.jsonl"),
+        ("queries.jsonl", '{"id": "q", "text": " "}\n', "line 1, text: it is empty"),
+        ("candidates.jsonl", '{"scene_id": "q_1", "candidate_doc_ids": ["zz"]}\n', "'zz' is not in corpus.jsonl"),
+        ("candidates.jsonl", '{"scene_id": "q_1", "candidate_doc_ids": ["a", "a"]}\n', "a passage stands twice"),
+        ("candidates.jsonl", '{"query_id": "q_1", "candidate_doc_ids": []}\n', "there is no 'scene_id'"),
     ],
 )
 def test_a_malformed_lmeb_task_is_told_with_file_and_line(lmeb, file, content, told):
     written(lmeb / file, content)
     with pytest.raises(InputError, match=told):
         read_lmeb(lmeb)
-
-
-def test_every_benchmark_of_the_hub_is_fetched_with_its_own_files_only(monkeypatch, lmeb):
-    asked = []
-
-    def fetched(repository, *, repo_type, allow_patterns):
-        asked.append((repository, repo_type, allow_patterns))
-        return str(lmeb.parents[0])
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
-    (lmeb.parent / "Semantic").symlink_to(lmeb.parent)
-    assert load_benchmark("peerqa")[0].stream_id == "PeerQA-0"
-    assert asked == [("KaLM-Embedding/LMEB", "dataset", ["Semantic/PeerQA/*"])]
-    assert all(one.files for one in BENCHMARKS.values() if one.repository)
 
 
 def test_what_is_not_on_the_hub_asks_for_a_path(tmp_path, capsys):

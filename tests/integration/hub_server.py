@@ -1,4 +1,4 @@
-"""A stand-in for the Hub on this machine: enough of its HTTP interface to load models and to push them.
+"""A stand-in for the Hub on this machine: enough of its HTTP interface to load models and data sets, and to push.
 
 It answers what ``huggingface_hub`` asks for (file resolution with revision, etag and commit; model and tree listings;
 repository creation, pre-upload and commit; tokens) and records every request. Files are taken inline, never through a
@@ -102,6 +102,8 @@ class _Handler(BaseHTTPRequestHandler):
         if token and token != GOOD_TOKEN:
             return self._refuse(401, None, "Invalid credentials in Authorization header")
         parts = path.split("/")
+        if parts[0] == "datasets":
+            parts = parts[1:]
         if parts[0] == "api":
             return self._api(parts[1:], body, signed=bool(token))
         if len(parts) > 4 and parts[2] == "resolve":
@@ -139,7 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(401, None, "Invalid username or password.")
         if parts == ["repos", "create"]:
             return self._create(json.loads(body))
-        if parts[0] == "models" and len(parts) >= 3:
+        if parts[0] in ("models", "datasets") and len(parts) >= 3:
             return self._model("/".join(parts[1:3]), parts[3:], body, signed=signed)
         return self._refuse(404, None, "Not found")
 

@@ -41,6 +41,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--data", metavar="PATH", help="the named benchmark's files as published (default: from the Hub)"
     )
+    parser.add_argument("--revision", help="branch, tag or commit of the benchmark on the Hub (default: its newest)")
     parser.add_argument("-o", "--output", required=True, metavar="RESULTS.json", help="where the figures go")
     parser.add_argument("--against", default=_ANCHORS, metavar="A,B", help=f'anchors, or "none" (default: {_ANCHORS})')
     parser.add_argument(
@@ -142,7 +143,7 @@ def _streams(args: argparse.Namespace) -> list[EvalStream]:
     from evoemb.evaluation.streams import read_streams
 
     if args.benchmark in BENCHMARKS:
-        streams = load_benchmark(args.benchmark, Path(args.data) if args.data else None)[: args.limit]
+        streams = load_benchmark(args.benchmark, Path(args.data) if args.data else None, args.revision)[: args.limit]
     elif Path(args.benchmark).is_file():
         streams = read_streams(args.benchmark, args.limit)
     else:

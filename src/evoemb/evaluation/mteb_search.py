@@ -130,4 +130,4 @@ class EvoSearch:
 
 def _text(row: Mapping[str, Any]) -> str:
     text = str(row.get("text", row.get("body", "")))
-    return f"{row['title']}\n{text}" if row.get("title") else text
+    return f"{row.get('title') or ''} {text}".strip()  # as mteb joins them

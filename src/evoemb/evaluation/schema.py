@@ -46,6 +46,7 @@ class StreamQuery:
         mentions: All turns that compete, the right ones among them. For scoring only; no model is given them.
         group: Pairs a "first" with its "last" question; empty if it has no such partner.
         template: Name of the wording, as the source gives it.
+        asked_date: When it is asked, in the source's own words; empty where it is not known.
     """
 
     qid: str
@@ -58,6 +59,7 @@ class StreamQuery:
     mentions: tuple[int, ...] = ()
     group: str = ""
     template: str = ""
+    asked_date: str = ""
 
     @property
     def rivals(self) -> tuple[int, ...]:
@@ -160,6 +162,7 @@ def _query(value: object, where: str, num_turns: int) -> StreamQuery:
         mentions=_turn_numbers(query, "mentions", where, asked_at, default=()),
         group=_text(query, "group", where, default=""),
         template=_text(query, "template", where, default=""),
+        asked_date=_text(query, "asked_date", where, default=""),
     )
 
 

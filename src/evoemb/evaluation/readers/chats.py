@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ def read_longmemeval(path: Path) -> list[EvalStream]:
 
     Every question has a haystack of its own, so it makes a stream. Evidence: turns with a message marked
     ``has_answer``. Sessions are put in order of their dates' text, which sorts by time; the oracle file is not sorted.
+    Questions whose name ends in ``_abs`` cannot be answered, and none of their turns is marked.
 
-    Source: Wu et al. 2025. MIT.
+    Source: the README of github.com/xiaowu0162/LongMemEval (at 01055c0), section on the format. MIT.
     """
     entries = read_json(path)
     if not isinstance(entries, list):
@@ -45,16 +47,29 @@ def _longmemeval(entry: Any, where: str) -> EvalStream:
         raise InputError(f"{where}.haystack_sessions: there is no message in them.")
     words = need(entry, "question", str, where)
     category = need(entry, "question_type", str, where)
-    query = StreamQuery(name, words, turns.evidence(right), len(turns.turns), category, str(entry.get("answer", "")))
+    if not words.strip():
+        raise InputError(f"{where}.question: it is empty.")
+    query = StreamQuery(
+        name,
+        words,
+        turns.evidence(right),
+        len(turns.turns),
+        category,
+        str(entry.get("answer", "")),
+        asked_date=str(entry.get("question_date", "")),
+    )
     return EvalStream(f"longmemeval-{name}", tuple(turns.turns), (query,), "longmemeval", "pairs", "MIT")
 
 
 def read_personamem(questions: Path, contexts: Path) -> list[EvalStream]:
     """Read PersonaMem as published: ``questions_*.csv`` and ``shared_contexts_*.jsonl``.
 
-    It names no evidence, so it is for answer quality only: its questions are kept, and no ranking is scored.
+    It names no evidence, so it is for answer quality only: its questions are kept, and no ranking is scored. A question
+    is asked after ``end_index_in_shared_context`` messages of its context; of a turn cut there, nothing is seen. Names
+    of roles that messages repeat (``User: ...``) are taken off.
 
-    Source: Jiang et al. 2025. MIT.
+    Source: github.com/bowen-upenn/PersonaMem, inference_standalone_openai.py (at 041d82a) and README.md (at 004df11);
+    the repeated names: github.com/MiG-NJU/EvoEmbedding, eval/personamemeval.py (at 08ce394). MIT.
     """
     found: dict[str, Turns] = {}
     for number, line in lines_of(contexts):
@@ -65,7 +80,7 @@ def read_personamem(questions: Path, contexts: Path) -> list[EvalStream]:
         for name, messages in value.items():
             turns = Turns()
             pairs = [[need(message, key, str, where) for key in ("role", "content")] for message in messages]
-            turns.add([ChatMessage(role, content) for role, content in pairs])
+            turns.add([ChatMessage(role, _bare(role, content)) for role, content in pairs])
             found[name] = turns
     queries: dict[str, list[StreamQuery]] = {}
     with questions.open(newline="", encoding="utf-8-sig") as file:
@@ -77,13 +92,19 @@ def read_personamem(questions: Path, contexts: Path) -> list[EvalStream]:
             end = need(row, "end_index_in_shared_context", str, where)
             if not end.isdigit():
                 raise InputError(f"{where}, end_index_in_shared_context: {end!r} is no number.")
-            seen = max(1, sum(stop <= int(end) for stop in found[context].message_ends))
+            ends = found[context].message_ends
+            if not ends or int(end) > ends[-1]:
+                last = ends[-1] if ends else 0
+                raise InputError(
+                    f"{where}, end_index_in_shared_context: {end} is past the {last} messages of {context!r}."
+                )
+            seen = max(1, sum(stop <= int(end) for stop in ends))
             words = need(row, "user_question_or_message", str, where)
             options = need(row, "all_options", str, where)
             queries.setdefault(context, []).append(
                 StreamQuery(
                     need(row, "question_id", str, where),
-                    f"{words}\n{options}",
+                    f"{words}\n{_listed(options)}",
                     (),
                     seen,
                     need(row, "question_type", str, where),
@@ -94,3 +115,18 @@ def read_personamem(questions: Path, contexts: Path) -> list[EvalStream]:
         EvalStream(name, tuple(found[name].turns), tuple(asked), "personamem", "pairs", "MIT")
         for name, asked in queries.items()
     ]
+
+
+def _bare(role: str, content: str) -> str:
+    """A message without the name of its role before it."""
+    name = f"{role.capitalize()}:"
+    return content[len(name) :].strip() if role in ("user", "assistant") and content.startswith(name) else content
+
+
+def _listed(options: str) -> str:
+    """Options line by line, where they are a list in JSON's or Python's writing."""
+    try:
+        found = ast.literal_eval(options)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return options
+    return "\n".join(map(str, found)) if isinstance(found, list) else options

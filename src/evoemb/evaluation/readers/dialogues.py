@@ -28,7 +28,8 @@ def read_locomo(path: Path, form: Form = "pairs") -> list[EvalStream]:
         form: ``"pairs"``: a message of the first speaker and the second's right behind it are one turn, with date and
             names, as EvoEmbedding's evaluation builds them. ``"utterances"``: one message a turn.
 
-    Source: Maharana et al. 2024; EvoEmbedding (arXiv 2606.21649) for the form of pairs. CC BY-NC 4.0.
+    Source: data/locomo10.json of github.com/snap-research/LoCoMo (at 3eb6f2c); for pairs,
+    github.com/MiG-NJU/EvoEmbedding, eval/locomoeval.py (at 08ce394). CC BY-NC 4.0.
     """
     samples = read_json(path)
     if not isinstance(samples, list):
@@ -46,7 +47,8 @@ def read_locomo(path: Path, form: Form = "pairs") -> list[EvalStream]:
 def read_realtalk(path: Path, form: Form = "pairs") -> list[EvalStream]:
     """Read REALTALK as published: a folder of chats, or one of its ``Chat_*.json`` files.
 
-    Source: Lee et al. 2025, REALTALK. Its repository states no licence.
+    Source: data/ of github.com/danny911kr/REALTALK (Lee et al. 2025), which states no licence. Its files could not be
+    looked at again; the fields agree with what other public readers of them describe.
     """
     files = sorted(path.glob("Chat_*.json")) if path.is_dir() else [path]
     if not files:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evoemb._errors import InputError
-from evoemb.evaluation.readers import chats, dialogues, passages
+from evoemb.evaluation.readers import chats, dialogues, lmeb, passages
 from evoemb.evaluation.schema import EvalStream
 
 
@@ -37,7 +37,7 @@ def _personamem(size: str) -> Callable[[Path], list[EvalStream]]:
 
 
 def _lmeb(folder: str, about: str) -> Benchmark:
-    return Benchmark(about, passages.read_lmeb, "KaLM-Embedding/LMEB", (f"{folder}/*",), folder)
+    return Benchmark(about, lmeb.read_lmeb, "KaLM-Embedding/LMEB", (f"{folder}/*",), folder)
 
 
 def _longmemeval(file: str, about: str) -> Benchmark:
@@ -67,22 +67,27 @@ BENCHMARKS: dict[str, Benchmark] = {
     "covidqa": _lmeb("Semantic/Covid-QA", "COVID-QA as LMEB gives it"),
     "mldr": _lmeb("Semantic/MLDR", "MLDR as LMEB gives it"),
     "esg": _lmeb("Semantic/ESG-Reports", "ESG reports as LMEB gives them"),
-    "lmeb": Benchmark("any task in LMEB's layout (give its folder)", passages.read_lmeb),
+    "lmeb-locomo": _lmeb("Dialogue/LoCoMo", "LoCoMo as LMEB gives it"),
+    "lmeb-longmemeval": _lmeb("Dialogue/LongMemEval", "LongMemEval as LMEB gives it"),
+    "lmeb-realtalk": _lmeb("Dialogue/REALTALK", "REALTALK as LMEB gives it"),
+    "lmeb": Benchmark("any task in LMEB's layout (give its folder)", lmeb.read_lmeb),
     "evotrain": Benchmark("EvoTrain's schema (give a JSON Lines file)", passages.read_evotrain),
     "nq320k": Benchmark("NQ320k (give the folder of GenRet's files)", passages.read_nq320k),
     "msmarco": Benchmark("MS MARCO passages (give the folder)", passages.read_msmarco),
 }
 
 
-def load_benchmark(name: str, path: Path | None = None) -> list[EvalStream]:
+def load_benchmark(name: str, path: Path | None = None, revision: str | None = None) -> list[EvalStream]:
     """Read a benchmark, from ``path`` or from the Hub.
 
     Args:
         name: A key of `BENCHMARKS`.
         path: File or folder as published; None downloads it.
+        revision: Branch, tag or commit of the data set on the Hub; None takes its default branch.
 
     Raises:
-        InputError: There is no such benchmark, or it is not on the Hub and no path was given.
+        InputError: There is no such benchmark, or it is not on the Hub and no path was given, or its
+            repository lacks the files.
         OSError: The download failed, or the path does not exist.
     """
     benchmark = BENCHMARKS.get(name)
@@ -94,12 +99,30 @@ def load_benchmark(name: str, path: Path | None = None) -> list[EvalStream]:
         return benchmark.read(path)
     if benchmark.repository is None:
         raise InputError(f"{name} is not on the Hub: {benchmark.about}. Fetch it and pass its path with --data.")
-    return benchmark.read(download(benchmark))
+    return benchmark.read(download(benchmark, revision))
 
 
-def download(benchmark: Benchmark) -> Path:
-    """Fetch a benchmark's files into the Hub's cache and give the file or folder that its reader takes."""
+def download(benchmark: Benchmark, revision: str | None = None) -> Path:
+    """Fetch a benchmark's files into the Hub's cache and give the file or folder that its reader takes.
+
+    Raises:
+        InputError: The repository, or offline the cache, has none of the files.
+        OSError: The repository or revision cannot be had; the Hub's own errors.
+    """
     from huggingface_hub import snapshot_download
 
-    folder = snapshot_download(str(benchmark.repository), repo_type="dataset", allow_patterns=list(benchmark.files))
-    return Path(folder) / benchmark.inside
+    folder = Path(
+        snapshot_download(
+            str(benchmark.repository),
+            repo_type="dataset",
+            revision=revision,
+            allow_patterns=list(benchmark.files),
+        )
+    )
+    missing = [pattern for pattern in benchmark.files if not any(folder.glob(pattern))]
+    if missing:
+        raise InputError(
+            f"{benchmark.repository} has no {missing[0]} at revision {revision or 'main'} ({folder}). Offline, only "
+            "what was fetched before is there. Pass another --revision, or the files with --data."
+        )
+    return folder / benchmark.inside
