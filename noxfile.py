@@ -31,7 +31,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The tests with branch coverage; arguments go to pytest."""
-    install(session, "-e", ".[offline,train,eval]", group="tests")
+    install(session, "-e", ".[offline,train,eval,mteb]", group="tests")
     session.run("coverage", "run", "-m", "pytest", *session.posargs, env=OFFLINE)
     session.run("coverage", "report")
 
