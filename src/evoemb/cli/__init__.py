@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from evoemb._errors import EvoembError
-from evoemb.cli import convert, data, encode, evaluate, explore, info, output, report, search, train
+from evoemb.cli import answer, convert, data, encode, evaluate, explore, info, output, report, search, train
 
 __all__ = ["main"]
 
@@ -51,7 +51,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"evoemb {version('evoemb')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (search, encode, info, convert, evaluate, report, explore, data, train):
+    for command in (search, encode, info, convert, evaluate, answer, report, explore, data, train):
         command.add_parser(commands)
     args, rest = parser.parse_known_args(argv)
     # "search STREAM --top-k 3 QUERY": argparse has taken zero queries before it meets the option.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evoemb._errors import InputError
-from evoemb.cli import output, session
+from evoemb.cli import benchmarks, output, session
 
 if TYPE_CHECKING:
     from evoemb.evaluation.benchmark import Plan
@@ -37,11 +37,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("benchmark", metavar="BENCH", help="a file in evoemb's stream format, or a benchmark's name")
-    parser.add_argument(
-        "--data", metavar="PATH", help="the named benchmark's files as published (default: from the Hub)"
-    )
-    parser.add_argument("--revision", help="branch, tag or commit of the benchmark on the Hub (default: its newest)")
+    benchmarks.add_benchmark_arguments(parser)
     parser.add_argument("-o", "--output", required=True, metavar="RESULTS.json", help="where the figures go")
     parser.add_argument("--against", default=_ANCHORS, metavar="A,B", help=f'anchors, or "none" (default: {_ANCHORS})')
     parser.add_argument(
@@ -56,7 +52,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--hybrid", action="store_true", help="also fuse the model with BM25")
     parser.add_argument("--reranker", metavar="MODEL", help="cross-encoder on top of that fusion")
     parser.add_argument("--memory", choices=("causal", "final"), default="causal", help="reading (default: causal)")
-    parser.add_argument("--limit", type=session.positive_int, metavar="N", help="streams read at most")
     parser.add_argument("--batch-size", type=session.positive_int, default=32, help="rows of one forward (default: 32)")
     parser.add_argument("--group-size", type=session.positive_int, default=8, help="streams side by side (default: 8)")
     parser.add_argument(
@@ -76,8 +71,8 @@ def run(args: argparse.Namespace) -> None:
     session.check_can_write(args.output, "-o")
     if not args.output.endswith(".json"):
         raise InputError(f"-o {args.output}: this name does not end in .json. Choose one that does.")
-    against = _names("--against", "" if args.against == "none" else args.against, ANCHORS)
-    controls = _names("--controls", args.controls)
+    against = benchmarks.names_of("--against", "" if args.against == "none" else args.against, ANCHORS)
+    controls = benchmarks.names_of("--controls", args.controls)
     for control in controls:
         parse_control(control)
     plan = Plan(
@@ -138,29 +133,14 @@ def _evaluated(args: argparse.Namespace, plan: Plan, streams: list[EvalStream]) 
 
 
 def _streams(args: argparse.Namespace) -> list[EvalStream]:
-    """The streams of a file, or of a benchmark known by name."""
-    from evoemb.evaluation.readers.registry import BENCHMARKS, load_benchmark
-    from evoemb.evaluation.streams import read_streams
-
-    if args.benchmark in BENCHMARKS:
-        streams = load_benchmark(args.benchmark, Path(args.data) if args.data else None, args.revision)[: args.limit]
-    elif Path(args.benchmark).is_file():
-        streams = read_streams(args.benchmark, args.limit)
-    else:
-        names = ", ".join(BENCHMARKS)
-        raise InputError(f"There is no file {args.benchmark}, and no such benchmark. Give a file, or one of {names}.")
+    """The streams, some of which can be scored."""
+    streams = benchmarks.read_benchmark(args)
     if not any(stream.scored for stream in streams):
-        raise InputError(f"{args.benchmark}: no question has evidence, so nothing can be scored. Give evidence_turns.")
+        raise InputError(
+            f"{args.benchmark}: no question has evidence, so nothing can be scored. Give evidence_turns; for answers "
+            "alone, see evoemb answer."
+        )
     return streams
-
-
-def _names(option: str, text: str, known: dict[str, str] | None = None) -> tuple[str, ...]:
-    """The names of a list with commas, each once."""
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    unknown = [name for name in names if known is not None and name not in known]
-    if unknown:
-        raise InputError(f"{option} {unknown[0]}: there is no such name. Choose among {', '.join(known or ())}.")
-    return names
 
 
 class _Progress:

@@ -2,56 +2,31 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import fmean
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
-from evoemb.evaluation.endpoint import ChatEndpoint
+from evoemb.evaluation.bootstrap import mean_interval
+from evoemb.evaluation.endpoint import ChatEndpoint, Usage
 from evoemb.evaluation.metrics import Scores
+from evoemb.evaluation.protocols import (
+    PROTOCOLS,
+    Protocol,
+    answer_prompt,
+    is_option,
+    judge_prompt,
+    option_of,
+    protocol_of,
+    says_yes,
+)
+from evoemb.evaluation.runs import Ledger
 from evoemb.evaluation.schema import EvalStream, StreamQuery
 from evoemb.evaluation.systems import System
 
-ANSWER_PROMPT = """\
-Below are excerpts of a conversation, oldest first, with their times where known. Answer the question from them, in as \
-few words as possible. If a fact changed, the latest excerpt counts unless the question asks otherwise. If the \
-excerpts do not tell, say that they do not.
-
-{excerpts}
-
-Question: {question}
-Answer:"""
-CHOICE_PROMPT = """\
-Below are excerpts of a conversation, oldest first. Choose the option that fits this user best. Reply with the letter \
-of the option in brackets and nothing else.
-
-{excerpts}
-
-{question}
-Option:"""
-JUDGE_PROMPT = """\
-A question was asked about a conversation. Does the given answer say the same as the right answer? Other words, more \
-detail, or another form of the same date or number are fine; another fact, or no answer, is not. For a right answer \
-that says the information is missing, the given answer must say so too. Reply with yes or no.
-
-Question: {question}
-Right answer: {right}
-Given answer: {given}
-Same:"""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One answered question; ``correct`` is the judge's word, or for options the letter's."""
-
-    stream_id: str
-    qid: str
-    category: str
-    given: str
-    correct: bool
+LEDGER_KEY = ("system", "stream_id", "qid")
+"""What tells the entries of an answers' ledger apart."""
 
 
 def answer_quality(
@@ -61,6 +36,9 @@ def answer_quality(
     judge: ChatEndpoint,
     *,
     top_k: int = 8,
+    protocol: str = "auto",
+    ledger: Ledger | None = None,
+    told: Callable[[int], object] | None = None,
 ) -> dict[str, Any]:
     """Answer every question that has a right answer, from the turns that a system ranks first.
 
@@ -70,70 +48,103 @@ def answer_quality(
         answerer: Answers from the excerpts.
         judge: Compares with the right answer; not asked where the right answer is an option's letter.
         top_k: Excerpts in the prompt, put in the order of the stream.
+        protocol: A name of `PROTOCOLS`; ``"auto"`` takes each stream's own.
+        ledger: With the key `LEDGER_KEY`: each answer is kept there at once, and what it holds is not asked again.
+        told: Called with 1 for each question, as the run goes.
 
     Returns:
-        ``accuracy``, ``by_category`` (accuracy and ``n``), ``answers``, and the ``usage`` of both endpoints.
+        ``name``, ``accuracy`` with its 95 % ``interval`` (None without questions), ``by_category`` (accuracy and
+        ``n``), ``answers``, and the ``usage`` of both endpoints over all answers, those of the ledger included.
     """
-    answers: list[Answer] = []
+    done = ledger.done if ledger is not None else {}
+    entries: list[dict[str, Any]] = []
     for stream in streams:
-        asked = [query for query in stream.queries if query.answer]
-        if not asked:
-            continue
-        for query, scores in zip(asked, _scores(system, stream, asked), strict=True):
-            answers.append(_answered(stream, query, scores[: query.asked_at], answerer, judge, top_k))
-    groups = {answer.category for answer in answers}
-    by_category = {name: [one.correct for one in answers if one.category == name] for name in sorted(groups)}
+        asked = askable(stream, protocol)
+        missing = [query for query in asked if (system.name, stream.stream_id, query.qid) not in done]
+        for entry in _answered(system, stream, missing, answerer, judge, top_k, protocol_of(stream, protocol)):
+            if ledger is not None:
+                ledger.add([entry])
+            else:
+                done[entry["system"], entry["stream_id"], entry["qid"]] = entry
+            if told is not None:
+                told(1)
+        if told is not None and len(asked) > len(missing):
+            told(len(asked) - len(missing))
+        entries += [done[system.name, stream.stream_id, query.qid] for query in asked]
+    return _summed(system.name, entries)
+
+
+def askable(stream: EvalStream, protocol: str = "auto") -> list[StreamQuery]:
+    """The questions of a stream that have a right answer and that its protocol asks."""
+    without = protocol_of(stream, protocol).without
+    return [query for query in stream.queries if query.answer and (not without or query.category != without)]
+
+
+def _summed(name: str, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Figures of all answers of one system."""
+    groups: dict[str, list[bool]] = {}
+    usage = {part: Usage() for part in ("answerer", "judge")}
+    for entry in entries:
+        groups.setdefault(entry["category"], []).append(entry["correct"])
+        for part, used in usage.items():
+            used.add(Usage(**entry["usage"][part]))
+    found = mean_interval([entry["stream_id"] for entry in entries], [float(entry["correct"]) for entry in entries])
     return {
-        "accuracy": fmean(one.correct for one in answers) if answers else None,
-        "by_category": {name: {"accuracy": fmean(values), "n": len(values)} for name, values in by_category.items()},
-        "answers": [
-            {"stream_id": one.stream_id, "qid": one.qid, "given": one.given, "correct": one.correct} for one in answers
-        ],
-        "usage": {name: _usage(endpoint) for name, endpoint in (("answerer", answerer), ("judge", judge))},
+        "name": name,
+        "accuracy": found.mean if found else None,
+        "interval": found._asdict() if found else None,
+        "by_category": {
+            category: {"accuracy": sum(right) / len(right), "n": len(right)}
+            for category, right in sorted(groups.items())
+        },
+        "answers": [{key: entry[key] for key in ("stream_id", "qid", "given", "correct")} for entry in entries],
+        "usage": {part: asdict(used) for part, used in usage.items()},
     }
+
+
+def _answered(
+    system: System,
+    stream: EvalStream,
+    asked: Sequence[StreamQuery],
+    answerer: ChatEndpoint,
+    judge: ChatEndpoint,
+    top_k: int,
+    protocol: Protocol,
+) -> Iterator[dict[str, Any]]:
+    """Answers one by one, as entries of the ledger."""
+    if not asked:
+        return
+    for query, scores in zip(asked, _scores(system, stream, asked), strict=True):
+        before = replace(answerer.usage), replace(judge.usage)
+        chosen = set(np.argsort(-scores[: query.asked_at], kind="stable")[:top_k].tolist())
+        if protocol.keep_ends:
+            chosen |= {0, query.asked_at - 1}
+        rules = protocol
+        if protocol.name == "plain" and is_option(str(query.answer)):
+            rules = PROTOCOLS["personamem"]
+        request = answer_prompt(rules, stream, query, sorted(chosen))
+        given = answerer.ask([{"role": "user", "content": request}], max_tokens=rules.max_tokens).strip()
+        if rules.options:
+            correct = option_of(given) == option_of(str(query.answer)) != ""
+        else:
+            judged = judge.ask([{"role": "user", "content": judge_prompt(rules, query, given)}], max_tokens=10)
+            correct = says_yes(judged)
+        yield {
+            "system": system.name,
+            "stream_id": stream.stream_id,
+            "qid": query.qid,
+            "category": query.category,
+            "given": given,
+            "correct": correct,
+            "usage": {
+                "answerer": asdict(answerer.usage.since(before[0])),
+                # One endpoint may do both; then all that was used stands with the answerer.
+                "judge": asdict(Usage() if judge is answerer else judge.usage.since(before[1])),
+            },
+        }
 
 
 def _scores(system: System, stream: EvalStream, asked: Sequence[StreamQuery]) -> list[Scores]:
     """Rank for questions that may have no evidence; a system scores only those that have some."""
-    given = tuple(
-        StreamQuery(query.qid, query.query, query.evidence_turns or (0,), query.asked_at, kind=query.kind)
-        for query in asked
-    )
-    return system.score([EvalStream(stream.stream_id, stream.turns, given, stream.dataset, stream.form)])[0]
-
-
-def _answered(
-    stream: EvalStream, query: StreamQuery, scores: Scores, answerer: ChatEndpoint, judge: ChatEndpoint, top_k: int
-) -> Answer:
-    best = sorted(np.argsort(-scores, kind="stable")[:top_k])
-    times = [stream.turns[turn].time for turn in best]
-    excerpts = "\n\n".join(
-        f"[{time}] {stream.texts[turn]}" if time else stream.texts[turn] for turn, time in zip(best, times, strict=True)
-    )
-    right = str(query.answer)
-    letter = _letter(right)
-    prompt = CHOICE_PROMPT if letter else ANSWER_PROMPT
-    given = answerer.ask([{"role": "user", "content": prompt.format(excerpts=excerpts, question=query.query)}]).strip()
-    if letter:
-        correct = _letter(given) == letter
-    else:
-        judged = JUDGE_PROMPT.format(question=query.query, right=right, given=given)
-        correct = judge.ask([{"role": "user", "content": judged}], max_tokens=8).strip().lower().startswith("yes")
-    return Answer(stream.stream_id, query.qid, query.category, given, correct)
-
-
-def _letter(text: str) -> str:
-    """The letter of an option, ``(a)`` or ``a``, where the text says nothing else but perhaps the option's words."""
-    found = re.match(r"\s*(?:\(([a-h])\)|([a-h])[).:]?\s*$)", text.lower())
-    return (found[1] or found[2]) if found else ""
-
-
-def _usage(endpoint: ChatEndpoint) -> dict[str, int | str]:
-    used = endpoint.usage
-    return {
-        "model": endpoint.model,
-        "calls": used.calls,
-        "cached": used.cached,
-        "prompt_tokens": used.prompt_tokens,
-        "completion_tokens": used.completion_tokens,
-    }
+    given = tuple(replace(query, evidence_turns=query.evidence_turns or (0,)) for query in asked)
+    return system.score([replace(stream, queries=given)])[0]

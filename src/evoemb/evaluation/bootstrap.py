@@ -51,14 +51,26 @@ def paired_difference(ours: Sequence[Outcome], theirs: Sequence[Outcome], figure
 
 
 def _resampled(outcomes: Sequence[Outcome], values: Sequence[float | None]) -> Interval | None:
-    """Draw whole streams with replacement: questions of one stream are not independent of each other."""
+    kept = [
+        (one.stream_id, value)
+        for one, value in zip(outcomes, values, strict=True)
+        if value is not None and one.query.category != EXCLUDED_CATEGORY
+    ]
+    return mean_interval([stream_id for stream_id, _ in kept], [value for _, value in kept])
+
+
+def mean_interval(stream_ids: Sequence[str], values: Sequence[float]) -> Interval | None:
+    """Mean of values with its interval, drawing whole streams: questions of one are not independent of each other.
+
+    Args:
+        stream_ids: The stream of each value.
+        values: As many; None is given back for none.
+    """
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
-    for one, value in zip(outcomes, values, strict=True):
-        if value is None or one.query.category == EXCLUDED_CATEGORY:
-            continue
-        sums[one.stream_id] = sums.get(one.stream_id, 0.0) + value
-        counts[one.stream_id] = counts.get(one.stream_id, 0) + 1
+    for stream_id, value in zip(stream_ids, values, strict=True):
+        sums[stream_id] = sums.get(stream_id, 0.0) + value
+        counts[stream_id] = counts.get(stream_id, 0) + 1
     if not counts:
         return None
     total, number = np.array(list(sums.values())), np.array(list(counts.values()), dtype=np.float64)

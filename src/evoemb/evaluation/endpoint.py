@@ -27,6 +27,20 @@ class Usage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
+    def add(self, other: Usage) -> None:
+        """Count what ``other`` counted too."""
+        for name in ("calls", "cached", "prompt_tokens", "completion_tokens"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def since(self, before: Usage) -> Usage:
+        """Give what was asked after ``before`` was noted."""
+        return Usage(
+            self.calls - before.calls,
+            self.cached - before.cached,
+            self.prompt_tokens - before.prompt_tokens,
+            self.completion_tokens - before.completion_tokens,
+        )
+
     def cost(self, prompt_price: float, completion_price: float) -> float:
         """Cost at prices for a million tokens."""
         return (self.prompt_tokens * prompt_price + self.completion_tokens * completion_price) / 1e6
@@ -36,7 +50,7 @@ class ChatEndpoint:
     """Asks a chat model at temperature 0.
 
     Args:
-        base_url: Up to and with ``/v1``.
+        base_url: Up to and with ``/v1``. Credentials belong into ``api_key``, never into the address.
         model: Its name there.
         api_key: Sent as a bearer token; None sends none.
         cache: Folder of answers, by request; None asks every time.

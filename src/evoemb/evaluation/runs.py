@@ -28,19 +28,21 @@ class SystemRun:
 
 
 class Ledger:
-    """Outcomes on disk, a line for each system and stream, behind a header that says what they belong to.
+    """Outcomes on disk, mostly a line for each system and stream, behind a header that says what they belong to.
 
     Args:
         path: A file that is made or gone on with.
         header: Says benchmark, model and options; a file with another header is refused.
+        key: Fields that tell entries apart.
 
     Raises:
         InputError: The file belongs to another run.
     """
 
-    def __init__(self, path: Path, header: dict[str, Any]) -> None:
+    def __init__(self, path: Path, header: dict[str, Any], key: tuple[str, ...] = ("system", "stream_id")) -> None:
         self._path = path
-        self.done: dict[tuple[str, str], dict[str, Any]] = {}
+        self._key = key
+        self.done: dict[tuple[str, ...], dict[str, Any]] = {}
         wanted = json.loads(json.dumps(header))
         if not path.exists():
             path.write_text(json.dumps(wanted) + "\n", encoding="utf-8")
@@ -58,13 +60,16 @@ class Ledger:
             path.write_text("".join([lines[0], *whole]), encoding="utf-8")
         for line in whole:
             entry = json.loads(line)
-            self.done[entry["system"], entry["stream_id"]] = entry
+            self.done[self._key_of(entry)] = entry
 
     def add(self, entries: Sequence[dict[str, Any]]) -> None:
         """Append entries; they are on disk when this returns."""
         with self._path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(entry) + "\n" for entry in entries)
-        self.done.update({(entry["system"], entry["stream_id"]): entry for entry in entries})
+        self.done.update({self._key_of(entry): entry for entry in entries})
+
+    def _key_of(self, entry: dict[str, Any]) -> tuple[str, ...]:
+        return tuple(str(entry[name]) for name in self._key)
 
 
 def run_systems(

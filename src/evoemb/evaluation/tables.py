@@ -76,7 +76,7 @@ def _main_table(results: dict[str, Any]) -> str:
                 f"{_percent(found['mean'])} ({_percent(found['low'])}-{_percent(found['high'])})" if found else ""
             )
         rows.append([system["name"], *cells, f"{system['seconds']:.1f}", system["about"]])
-    return _markdown(rows)
+    return markdown_table(rows)
 
 
 def _joint_table(results: dict[str, Any]) -> str:
@@ -86,7 +86,7 @@ def _joint_table(results: dict[str, Any]) -> str:
         values = [pair.get("joint_first_and_last"), evolving.get("joint_recall@1"), evolving.get("joint_order")]
         if any(value is not None for value in values):
             rows.append([system["name"], *("" if value is None else _percent(value) for value in values)])
-    return _markdown(rows) if len(rows) > 1 else ""
+    return markdown_table(rows) if len(rows) > 1 else ""
 
 
 def _category_table(results: dict[str, Any]) -> str:
@@ -95,7 +95,7 @@ def _category_table(results: dict[str, Any]) -> str:
     for system in results["systems"]:
         by_category = system["summary"]["by_category"]
         rows.append([system["name"], *(_percent(by_category[name]["recall@10"]) for name in categories)])
-    return _markdown(rows)
+    return markdown_table(rows)
 
 
 def _with_interval(found: dict[str, float]) -> str:
@@ -106,6 +106,7 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def _markdown(rows: list[list[str]]) -> str:
+def markdown_table(rows: list[list[str]]) -> str:
+    """Give rows as a Markdown table, the first as its head; bars within cells become slashes."""
     head, *body = (f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)
     return "\n".join([head, "|" + " --- |" * len(rows[0]), *body])

@@ -1,0 +1,58 @@
+"""What the commands on benchmarks share: which streams they read."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evoemb._errors import InputError
+from evoemb.cli import session
+
+if TYPE_CHECKING:
+    from evoemb.evaluation.schema import EvalStream
+
+
+def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add BENCH, ``--data``, ``--revision`` and ``--limit``."""
+    parser.add_argument("benchmark", metavar="BENCH", help="a file in evoemb's stream format, or a benchmark's name")
+    parser.add_argument(
+        "--data", metavar="PATH", help="the named benchmark's files as published (default: from the Hub)"
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of the benchmark on the Hub (default: its newest)")
+    parser.add_argument("--limit", type=session.positive_int, metavar="N", help="streams read at most")
+
+
+def read_benchmark(args: argparse.Namespace) -> list[EvalStream]:
+    """The streams of a file, or of a benchmark known by name.
+
+    Raises:
+        InputError: There is neither, or a file is malformed.
+        OSError: A file cannot be read or fetched.
+    """
+    from evoemb.evaluation.readers.registry import BENCHMARKS, load_benchmark
+    from evoemb.evaluation.streams import read_streams
+
+    if args.benchmark in BENCHMARKS:
+        path = Path(args.data) if args.data else None
+        return load_benchmark(args.benchmark, path, args.revision)[: args.limit]
+    if args.data or args.revision:
+        option = "--data" if args.data else "--revision"
+        raise InputError(f"{option} goes with a benchmark's name, but {args.benchmark} is none. Leave it out.")
+    if Path(args.benchmark).is_file():
+        return read_streams(args.benchmark, args.limit)
+    names = ", ".join(BENCHMARKS)
+    raise InputError(f"There is no file {args.benchmark}, and no such benchmark. Give a file, or one of {names}.")
+
+
+def names_of(option: str, text: str, known: dict[str, str] | None = None) -> tuple[str, ...]:
+    """The names of a list with commas, each once.
+
+    Raises:
+        InputError: One of them is not ``known``.
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    unknown = [name for name in names if known is not None and name not in known]
+    if unknown:
+        raise InputError(f"{option} {unknown[0]}: there is no such name. Choose among {', '.join(known or ())}.")
+    return names
