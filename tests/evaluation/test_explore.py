@@ -5,13 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import re
+import threading
+import urllib.error
+import urllib.request
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from evoemb.cli import main
-from evoemb.evaluation.explore import precompute, to_page
+from evoemb.evaluation.explore import Explorer, precompute, to_page
+from evoemb.evaluation.explore_server import MAX_BODY_BYTES, ExploreServer
 from evoemb.evaluation.schema import StreamTurn
 from evoemb.evaluation.streams import write_streams
 
@@ -72,3 +76,63 @@ def test_no_query_is_told_before_the_model_is_loaded(tmp_path, capsys, queries):
     given = [part for query in queries for part in ("--query", query)]
     assert main(["explore", str(tmp_path / "chat.txt"), "-o", str(tmp_path / "p.html"), "--model", "/no", *given]) == 2
     assert "Add --query" in capsys.readouterr().err
+
+
+@pytest.fixture
+def server(models, eval_streams):
+    explorer = Explorer(models("bert", "attention"), eval_streams[0])
+    with ExploreServer(explorer, to_page(explorer.data([], served=True))) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def asked(server, path="query", body=b'{"text": "my key"}', kind="application/json", **headers):
+    request = urllib.request.Request(server.url + path, body, {"Content-Type": kind, **headers})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, json.load(answer) if path else answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def test_a_typed_question_is_ranked_by_the_model_as_a_stored_one(server, models, eval_streams):
+    status, page = asked(server, "", None)
+    assert (status, data_of(page)["served"], data_of(page)["queries"]) == (200, True, [])
+    status, found = asked(server)
+    assert status == 200
+    assert found == precompute(models("bert", "attention"), eval_streams[0], ["my key"])["queries"][0]
+    assert server.server_address[0] == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "told"),
+    [
+        ({"body": b'{"text": " "}'}, 400, "question is empty"),
+        ({"body": b"[1]"}, 400, "is expected"),
+        ({"body": b"{"}, 400, "is expected"),
+        ({"kind": "text/plain"}, 404, "as application/json"),
+        ({"body": b"x" * (MAX_BODY_BYTES + 1)}, 413, "bytes"),
+        ({"Host": "evil.example"}, 403, "Open http://127.0.0.1"),
+    ],
+)
+def test_the_server_refuses_what_its_page_would_not_send(server, change, status, told):
+    found = asked(server, **change)
+    assert found[0] == status
+    assert told in found[1]["error"]
+
+
+def test_the_command_serves_until_it_is_interrupted(monkeypatch, eval_streams, tmp_path, capsys, base_folder):
+    def interrupted(self, *_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ExploreServer, "serve_forever", interrupted)
+    (tmp_path / "chat.txt").write_text("i live in paris\nmy dog has a key\n")
+    command = ["explore", str(tmp_path / "chat.txt"), "--serve", "--model", str(base_folder("bert"))]
+    assert main([*command, "--port", "0"]) == 0
+    assert re.search(r"Open http://127.0.0.1:\d+/ on this machine", capsys.readouterr().err)
+    assert main([*command, "--port", "-1"]) == 2
+    assert "0 to 65535" in capsys.readouterr().err

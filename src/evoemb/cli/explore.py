@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from typing import TYPE_CHECKING
 
 from evoemb._errors import InputError
@@ -10,6 +11,7 @@ from evoemb.cli import output, session
 from evoemb.cli.stream_files import FORMAT_HELP, read_one_stream
 
 if TYPE_CHECKING:
+    from evoemb.evaluation.explore import Explorer
     from evoemb.evaluation.schema import EvalStream
 
 _MAX_QUERIES = 40
@@ -20,12 +22,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "explore",
         help="make a page to see how the ranking moves as a stream grows",
-        description="Encode a stream and questions at several moments, and write one page that works offline.",
+        description="Encode a stream and questions at several moments; write one page that works offline, or serve it.",
         epilog=FORMAT_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     session.add_stream_argument(parser)
-    parser.add_argument("-o", "--output", required=True, metavar="FILE.html", help="where the page goes")
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("-o", "--output", metavar="FILE.html", help="where the page goes")
+    target.add_argument(
+        "--serve", action="store_true", help="show it from this machine until Ctrl-C; typed questions go to the model"
+    )
+    parser.add_argument("--port", type=int, default=8765, help="port of --serve on 127.0.0.1; 0: any (default: 8765)")
     parser.add_argument("--query", action="append", default=[], metavar="QUERY", help="a question; may be repeated")
     parser.add_argument("--stream", dest="stream_index", type=int, metavar="N", help="which stream of the file, from 0")
     parser.add_argument("--batch-size", type=session.positive_int, default=32, help="rows of one forward (default: 32)")
@@ -34,18 +41,35 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> None:
-    """Read, encode, write."""
-    session.check_can_write(args.output, "-o")
+    """Read, encode, and write or serve."""
+    if args.output:
+        session.check_can_write(args.output, "-o")
+    if not 0 <= args.port < 65536:
+        raise InputError(f"--port {args.port}: a number from 0 to 65535 is expected.")
     stream, queries = _stream(args)
-    queries = [*args.query, *queries][:_MAX_QUERIES]
-    if not queries or not all(query.strip() for query in queries):
+    queries = list(dict.fromkeys([*args.query, *queries]))[:_MAX_QUERIES]
+    if not all(query.strip() for query in queries) or (not queries and not args.serve):
         raise InputError(f"{args.stream} carries no question and --query gives none (or an empty one). Add --query.")
-    from evoemb.evaluation.explore import precompute, to_page
+    from evoemb.evaluation.explore import Explorer, to_page
 
-    page = to_page(precompute(session.load_model(args), stream, queries, args.batch_size))
+    explorer = Explorer(session.load_model(args), stream, args.batch_size)
+    page = to_page(explorer.data(queries, served=args.serve))
+    if args.serve:
+        _serve(explorer, page, args)
+        return
     session.replace_file(args.output, lambda path: path.write_text(page, encoding="utf-8"))
     if not args.quiet:
-        output.write_notice(f"Wrote {args.output}: {len(stream.turns)} turns, {len(set(queries))} questions.")
+        output.write_notice(f"Wrote {args.output}: {len(stream.turns)} turns, {len(queries)} questions.")
+
+
+def _serve(explorer: Explorer, page: str, args: argparse.Namespace) -> None:
+    """Show the page until Ctrl-C, which is how this ends."""
+    from evoemb.evaluation.explore_server import ExploreServer
+
+    with ExploreServer(explorer, page, args.port) as server:
+        output.write_notice(f"Open {server.url} on this machine; Ctrl-C ends it.")
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
 
 
 def _stream(args: argparse.Namespace) -> tuple[EvalStream, list[str]]:

@@ -11,66 +11,103 @@ from typing import Any
 import numpy as np
 
 from evoemb._errors import InputError
-from evoemb.evaluation.reading import StreamReader
-from evoemb.evaluation.schema import EvalStream, StreamQuery
+from evoemb.evaluation.schema import EvalStream
 from evoemb.evaluation.systems import Vectors
 from evoemb.model import EvoEmbedding
+from evoemb.state import MemoryState
 
 MAX_MOMENTS = 24
 _TEMPLATE = "explore_page.html"
 _DATA_MARK = "/*DATA*/null"
 
 
+class Explorer:
+    """A stream that was read once, with its memory of up to `MAX_MOMENTS` moments, to ask anything of it.
+
+    Args:
+        model: Reads turns, and questions at every moment.
+        stream: Its turns are shown; evidence of its own questions is marked.
+        batch_size: Rows of one forward.
+    """
+
+    def __init__(self, model: EvoEmbedding, stream: EvalStream, batch_size: int = 32) -> None:
+        self.model = model
+        self.stream = stream
+        self._options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": False}
+        number = len(stream.turns)
+        self.moments = sorted({int(moment) for moment in np.linspace(1, number, min(MAX_MOMENTS, number)).round()})
+        state, states, turns = model.new_state(), [], []
+        for begin, end in zip([0, *self.moments], self.moments, strict=False):
+            turns.append(model.encode_document(stream.texts[begin:end], stateful=True, state=state, **self._options))
+            states.append(state.clone())
+            states[-1].trim()
+        self._states = MemoryState.stack(states)
+        self._turns = np.concatenate([np.asarray(part) for part in turns])  # (n, D)
+
+    def ask(self, words: str) -> dict[str, Any]:
+        """Encode a question at every moment.
+
+        Returns:
+            Plain JSON: ``text``, ``memory`` (packed vectors, a moment each), ``static`` (one) and ``right``: pairs of a
+            moment of asking and the turns that answer then, where the stream says them.
+
+        Raises:
+            InputError: The question is empty.
+        """
+        if not words.strip():
+            raise InputError("The question is empty. Write some words.")
+        by_moment = self.model.encode_query([[words]] * len(self.moments), state=self._states, **self._options)
+        alone = self.model.encode_query([words], **self._options)
+        known = [[one.asked_at, list(one.evidence_turns)] for one in self.stream.scored if one.query == words]
+        return {
+            "text": words,
+            "memory": _packed(np.stack([np.asarray(one)[0] for one in by_moment])),
+            "static": _packed(np.asarray(alone)),
+            "right": known,
+        }
+
+    def data(self, queries: Sequence[str], *, served: bool = False) -> dict[str, Any]:
+        """Give what the page shows.
+
+        Args:
+            queries: Different questions, to pick from.
+            served: Whether the page can send typed questions to a server.
+
+        Returns:
+            Plain JSON: texts, moments, and vectors as int8 in base64, from which the page computes similarities.
+        """
+        static = np.asarray(self.model.encode_document(self.stream.texts, **self._options))
+        return {
+            "stream": self.stream.stream_id,
+            "model": self.model.state_spec.model_id,
+            "turns": [
+                {"text": text, "time": turn.time}
+                for text, turn in zip(self.stream.texts, self.stream.turns, strict=True)
+            ],
+            "moments": self.moments,
+            "dimension": int(static.shape[1]),
+            "vectors": {"memory": _packed(self._turns), "static": _packed(static)},
+            "queries": [self.ask(words) for words in dict.fromkeys(queries)],
+            "served": served,
+        }
+
+
 def precompute(model: EvoEmbedding, stream: EvalStream, queries: Sequence[str], batch_size: int = 32) -> dict[str, Any]:
-    """Encode a stream once and every query at up to `MAX_MOMENTS` moments of it.
+    """Encode a stream once and every query at up to `MAX_MOMENTS` moments of it, for a page that works offline.
 
     Args:
         stream: Its turns are shown; evidence of its own questions is marked.
         queries: Different questions, at least one.
 
     Returns:
-        Plain JSON: texts, moments, and vectors as int8 in base64 (turns ``(n, D)``, queries ``(moments, D)`` each, with
-        memory and without), from which the page computes similarities.
+        As :meth:`Explorer.data`.
+
+    Raises:
+        InputError: There is no question.
     """
-    wanted = list(dict.fromkeys(queries))
-    if not wanted:
+    if not queries:
         raise InputError("There is no query to explore. Give one with --query, or a stream that carries questions.")
-    number = len(stream.turns)
-    moments = sorted({int(moment) for moment in np.linspace(1, number, min(MAX_MOMENTS, number)).round()})
-    asked = [
-        StreamQuery(f"{place}@{moment}", words, (0,), moment)
-        for moment in moments
-        for place, words in enumerate(wanted)
-    ]
-    probed = EvalStream(stream.stream_id, stream.turns, tuple(asked), stream.dataset, stream.form)
-    (read,) = StreamReader(model, batch_size=batch_size).read([probed])
-    with_memory = {
-        words: np.stack([read.queries[step * len(wanted) + place] for step in range(len(moments))])
-        for place, words in enumerate(wanted)
-    }
-    common: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": False}
-    static_turns = np.asarray(model.encode_document(stream.texts, **common))
-    static_queries = np.asarray(model.encode_query(wanted, **common))
-    right: dict[str, list[list[Any]]] = {}
-    for query in stream.scored:
-        right.setdefault(query.query, []).append([query.asked_at, list(query.evidence_turns)])
-    return {
-        "stream": stream.stream_id,
-        "model": model.state_spec.model_id,
-        "turns": [{"text": text, "time": turn.time} for text, turn in zip(stream.texts, stream.turns, strict=True)],
-        "moments": moments,
-        "dimension": int(static_turns.shape[1]),
-        "vectors": {"memory": _packed(read.seen(number)), "static": _packed(static_turns)},
-        "queries": [
-            {
-                "text": words,
-                "memory": _packed(with_memory[words]),
-                "static": _packed(static_queries[place][None]),
-                "right": right.get(words, []),
-            }
-            for place, words in enumerate(wanted)
-        ],
-    }
+    return Explorer(model, stream, batch_size).data(queries)
 
 
 def to_page(data: dict[str, Any]) -> str:
