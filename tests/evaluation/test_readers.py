@@ -298,6 +298,25 @@ def test_a_malformed_lmeb_task_is_told_with_file_and_line(lmeb, file, content, t
         read_lmeb(lmeb)
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "content", "told"),
+    [
+        ("longmemeval-s", "s.json", longmemeval() * 2, "longmemeval-q1: this id stands twice"),
+        ("locomo", "l.json", LOCOMO * 2, "conv-1: this id stands twice"),
+        ("locomo", "l.json", [], "there is nothing in it to read"),
+        ("msmarco", "queries.tsv", "1\twho\n1\twhat\n", "msmarco, query '1': this id stands twice"),
+        ("msmarco", "queries.tsv", "1\t \n", "msmarco, query '1': it is empty"),
+        ("msmarco", "collection.tsv", "7\ta\n7\tb\n", "collection.tsv, line 2, id: '7' stands twice"),
+    ],
+)
+def test_ids_that_stand_twice_and_empty_questions_are_told(tmp_path, name, file, content, told):
+    for other, text in {"collection.tsv": "7\ta\n", "qrels.tsv": "1 0 7 1\n", "queries.tsv": "1\twho\n"}.items():
+        written(tmp_path / other, text)
+    path = written(tmp_path / file, content)
+    with pytest.raises(InputError, match=told):
+        load_benchmark(name, tmp_path if name == "msmarco" else path)
+
+
 def test_what_is_not_on_the_hub_asks_for_a_path(tmp_path, capsys):
     with pytest.raises(InputError, match=r"locomo is not on the Hub.*pass its path with --data"):
         load_benchmark("locomo")

@@ -204,6 +204,12 @@ def _text(value: Mapping[str, Any], name: str, where: str, default: str | None =
         raise InputError(f"{where}: there is no {name!r}. Add it, as a string.")
     if not isinstance(found, str):
         raise InputError(f"{where}.{name}: a string is expected here, but {type(found).__name__} was found.")
+    try:
+        found.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{where}.{name}: character {error.start} is half of a surrogate pair, which is no text. Repair the encoding."
+        ) from error
     return found
 
 

@@ -92,7 +92,11 @@ def read_msmarco(folder: Path) -> list[EvalStream]:
 
     Source: the files that github.com/microsoft/msmarco lists in Datasets.md: id and text; qrels in TREC's columns.
     """
-    passages = {row[0]: row[1] for row, _ in columns(folder / "collection.tsv", 2)}
+    passages: dict[str, str] = {}
+    for row, where in columns(folder / "collection.tsv", 2):
+        if row[0] in passages:
+            raise InputError(f"{where}, id: {row[0]!r} stands twice.")
+        passages[row[0]] = row[1]
     place = {name: index for index, name in enumerate(passages)}
     right: dict[str, set[int]] = {}
     for row, _ in columns(folder / "qrels.tsv", 4):

@@ -87,7 +87,7 @@ def load_benchmark(name: str, path: Path | None = None, revision: str | None = N
 
     Raises:
         InputError: There is no such benchmark, or it is not on the Hub and no path was given, or its
-            repository lacks the files.
+            repository lacks the files; or a file is malformed, an id stands twice, or a question is empty.
         OSError: The download failed, or the path does not exist.
     """
     benchmark = BENCHMARKS.get(name)
@@ -96,10 +96,31 @@ def load_benchmark(name: str, path: Path | None = None, revision: str | None = N
     if path is not None:
         if not path.exists():
             raise FileNotFoundError(2, "No such file or folder", str(path))
-        return benchmark.read(path)
+        return _checked(benchmark.read(path), path)
     if benchmark.repository is None:
         raise InputError(f"{name} is not on the Hub: {benchmark.about}. Fetch it and pass its path with --data.")
-    return benchmark.read(download(benchmark, revision))
+    folder = download(benchmark, revision)
+    return _checked(benchmark.read(folder), folder)
+
+
+def _checked(streams: list[EvalStream], path: Path) -> list[EvalStream]:
+    """Streams whose names and questions are what figures can be kept by, whatever the files said."""
+    seen: set[str] = set()
+    for stream in streams:
+        where = f"{path}, {stream.stream_id}"
+        if stream.stream_id in seen:
+            raise InputError(f"{where}: this id stands twice. Every conversation or question needs its own.")
+        seen.add(stream.stream_id)
+        asked: set[str] = set()
+        for query in stream.queries:
+            if query.qid in asked:
+                raise InputError(f"{where}, query {query.qid!r}: this id stands twice.")
+            if not query.query.strip():
+                raise InputError(f"{where}, query {query.qid!r}: it is empty. Leave it out.")
+            asked.add(query.qid)
+    if not streams:
+        raise InputError(f"{path}: there is nothing in it to read.")
+    return streams
 
 
 def download(benchmark: Benchmark, revision: str | None = None) -> Path:
