@@ -21,7 +21,7 @@ ROWS: dict[int, tuple[str, ...]] = {
     4: ("dialogue.*", "encoding", "model_card", "upstream.*"),
     3: ("stack", "state", "streaming.*"),
     2: ("modules.*", "persistence"),
-    1: ("defaults", "dialogue_format", "lexical", "segments", "stream_memory", "turns"),
+    1: ("defaults", "dialogue_format", "infonce", "lexical", "segments", "stream_memory", "turns"),
     0: ("_errors", "_shapes"),
 }
 SENTENCE_TRANSFORMERS_FROM_ROW = 2  # rows below know torch at most

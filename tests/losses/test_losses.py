@@ -136,6 +136,18 @@ def test_turns_after_the_question_are_no_candidates(fresh):
         assert loss([features(fresh, [early])]).item() == pytest.approx(short.item(), abs=2e-4)
 
 
+def test_gathering_needs_in_batch_negatives_and_changes_nothing_in_one_process(fresh):
+    with pytest.raises(InputError, match="without in_batch_negatives"):
+        EvidenceContrastiveLoss(fresh, gather_across_devices=True)
+    batch = features(fresh, mixed_rows())
+    alone, gathered = (
+        step(EvidenceContrastiveLoss(fresh, in_batch_negatives=True, gather_across_devices=gather), batch)
+        for gather in (False, True)
+    )
+    assert gathered[0] == alone[0]
+    assert_same_gradients(gathered[1], alone[1])
+
+
 def test_in_batch_negatives_add_the_other_streams_turns(fresh):
     data = rows(2)
     with torch.no_grad():

@@ -24,8 +24,8 @@ def sums_of(model: nn.Module) -> dict[str, float]:
     return {name: float(p.detach().double().sum()) for name, p in model.named_parameters() if p.requires_grad}
 
 
-def trained(folder: Path, base: Path, reader: str) -> dict[str, Any]:
-    """Four steps on four streams each."""
+def trained(folder: Path, base: Path, reader: str, *, in_batch: bool) -> dict[str, Any]:
+    """Four steps on four streams each; ``in_batch`` takes the turns of all four as negatives."""
     model = make_model(base, reader, trained=False, lora_dropout=0.0)
     model[0].model.config.attention_probs_dropout_prob = 0.0
     for module in model.modules():
@@ -47,7 +47,8 @@ def trained(folder: Path, base: Path, reader: str) -> dict[str, Any]:
         save_strategy="no",
         logging_steps=1,
     )
-    trainer = EvoEmbeddingTrainer(model, args, data, loss=EvidenceContrastiveLoss)
+    loss = EvidenceContrastiveLoss(model, in_batch_negatives=in_batch, gather_across_devices=in_batch)
+    trainer = EvoEmbeddingTrainer(model, args, data, loss=loss)
     start = sums_of(model)
     trainer.train()
     return {
@@ -60,7 +61,11 @@ def trained(folder: Path, base: Path, reader: str) -> dict[str, Any]:
 
 def main(folder: Path, *bases: str) -> None:
     """Train on every base; the first process writes the results."""
-    results = [trained(folder, Path(base), reader) for base, reader in zip(bases[::2], bases[1::2], strict=True)]
+    results = [
+        trained(folder, Path(base), reader, in_batch=in_batch)
+        for base, reader in zip(bases[::2], bases[1::2], strict=True)
+        for in_batch in (False, True)
+    ]
     if int(os.environ.get("RANK", "0")) == 0:
         (folder / "result.json").write_text(json.dumps(results), encoding="utf-8")
     if torch.distributed.is_initialized():

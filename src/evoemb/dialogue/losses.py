@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from evoemb.dialogue.answers import lm_loss
 from evoemb.dialogue.ids import DialogueIds
 from evoemb.dialogue.recurrence import embed_dialogue, write_turns
 from evoemb.dialogue_format import split_chat
+from evoemb.infonce import evidence_infonce
 from evoemb.stream_memory import StreamMemory
 from evoemb.streaming.rows import Limits, Stack, TokenIds
 
@@ -94,9 +94,6 @@ def evidence_loss(scores: Tensor, positives: Sequence[int]) -> Tensor:
         scores: ``(n,)``, already divided by the temperature.
         positives: Indices of evidence turns; all others are negatives.
     """
-    is_negative = torch.ones_like(scores, dtype=torch.bool)
-    is_negative[list(positives)] = False
-    negatives = scores[is_negative]
-    rivals = [torch.cat((scores[index : index + 1], negatives)) for index in positives]
-    each = [torch.logsumexp(rows, 0) - rows[0] for rows in rivals]
-    return torch.stack(each).mean() * math.log(negatives.numel() + 1)
+    positive = torch.zeros_like(scores, dtype=torch.bool)
+    positive[list(positives)] = True
+    return evidence_infonce(scores[None], positive[None], ~positive[None])[0]

@@ -11,7 +11,9 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from evoemb._errors import InputError
+from evoemb.infonce import evidence_infonce
 from evoemb.losses.base import StreamLoss
+from evoemb.losses.processes import of_other_processes
 from evoemb.streaming import whole
 
 
@@ -28,6 +30,8 @@ class EvidenceContrastiveLoss(StreamLoss):
         temperature: Divides the cosines.
         length_weight: Whether the factor ``log(N + 1)`` is applied.
         in_batch_negatives: Whether all turns of the other streams in the batch are negatives too (they count in ``N``).
+        gather_across_devices: Whether those of the other processes' batches are negatives as well, so that several
+            processes give the loss and gradients of one with all their streams. Needs ``in_batch_negatives``.
         false_negative_threshold: Turns whose cosine with an evidence turn is at least this are left out of the
             negatives; None keeps all.
         matryoshka_dims: Embedding sizes the loss is taken at; None means the full one. The stock ``MatryoshkaLoss``
@@ -47,6 +51,7 @@ class EvidenceContrastiveLoss(StreamLoss):
         temperature: float = 0.1,
         length_weight: bool = True,
         in_batch_negatives: bool = False,
+        gather_across_devices: bool = False,
         false_negative_threshold: float | None = None,
         matryoshka_dims: Sequence[int] | None = None,
         matryoshka_weights: Sequence[float] | None = None,
@@ -58,9 +63,15 @@ class EvidenceContrastiveLoss(StreamLoss):
             raise InputError(
                 f"false_negative_threshold={false_negative_threshold} was given. It is a cosine: use -1 to 1, or None."
             )
+        if gather_across_devices and not in_batch_negatives:
+            raise InputError(
+                "gather_across_devices=True was given without in_batch_negatives, so nothing is to be gathered. Pass "
+                "in_batch_negatives=True with it."
+            )
         self.temperature = temperature
         self.length_weight = length_weight
         self.in_batch_negatives = in_batch_negatives
+        self.gather_across_devices = gather_across_devices
         self.false_negative_threshold = false_negative_threshold
         self.matryoshka_dims = tuple(matryoshka_dims) if matryoshka_dims is not None else None
         weights = [1.0] * len(self.matryoshka_dims or ()) if matryoshka_weights is None else list(matryoshka_weights)
@@ -80,31 +91,32 @@ class EvidenceContrastiveLoss(StreamLoss):
         """Give the mean loss of the streams in a batch, a scalar."""
         embeddings = output[whole.EMBEDDING].float()
         candidates = _Candidates.of(output, embeddings.device)
-        if self.matryoshka_dims is None:
-            return self._at_size(embeddings, candidates)
-        sizes = zip(self.matryoshka_dims, self.matryoshka_weights, strict=True)
-        return torch.stack([weight * self._at_size(embeddings[:, :dim], candidates) for dim, weight in sizes]).sum()
-
-    def _at_size(self, embeddings: Tensor, candidates: _Candidates) -> Tensor:
-        """Give the loss of embeddings ``(N + Q, D)``, cut to one size already."""
-        # Keeps every embedding in the graph where no query has evidence: DDP waits for gradients of all of them.
-        anchored = 0.0 * embeddings.sum()
         num_turns = candidates.turn_stream.shape[0]
+        foreign = embeddings[:0]
+        if self.gather_across_devices:
+            foreign = of_other_processes(embeddings[:num_turns])
+            candidates = candidates.with_foreign(len(foreign))
+        if self.matryoshka_dims is None:
+            return self._at_size(embeddings, foreign, candidates)
+        sizes = zip(self.matryoshka_dims, self.matryoshka_weights, strict=True)
+        at_sizes = [weight * self._at_size(embeddings[:, :dim], foreign[:, :dim], candidates) for dim, weight in sizes]
+        return torch.stack(at_sizes).sum()
+
+    def _at_size(self, embeddings: Tensor, foreign: Tensor, candidates: _Candidates) -> Tensor:
+        """Give the loss of embeddings ``(N + Q, D)`` and foreign turns ``(N', D)``, cut to one size already."""
+        # Keeps every embedding in the graph where no query has evidence: DDP waits for gradients of all of them.
+        anchored = 0.0 * (embeddings.sum() + foreign.sum())
+        num_turns = candidates.turn_stream.shape[0] - len(foreign)
         if num_turns == 0 or candidates.query_stream.shape[0] == 0:
             return anchored
         unit = F.normalize(embeddings, dim=-1)
-        turns, queries = unit[:num_turns], unit[num_turns:]
+        turns, queries = torch.cat((unit[:num_turns], F.normalize(foreign, dim=-1))), unit[num_turns:]
         positive = candidates.positive
         negative = candidates.others(in_batch=self.in_batch_negatives)
         if self.false_negative_threshold is not None:
             negative = negative & ~_resembles(turns.detach(), positive, self.false_negative_threshold)
         scores = queries @ turns.T / self.temperature  # (Q, N)
-        blocked = torch.finfo(scores.dtype).min
-        against = scores.masked_fill(~negative, blocked).logsumexp(-1, keepdim=True)
-        each = (torch.logaddexp(scores, against) - scores).masked_fill(~positive, 0.0)
-        num_positive, num_negative = positive.sum(-1), negative.sum(-1)
-        weight = torch.log(num_negative + 1.0) if self.length_weight else (num_negative > 0).float()
-        loss = each.sum(-1) * weight / num_positive.clamp(min=1)  # (Q,)
+        loss = evidence_infonce(scores, positive, negative, length_weight=self.length_weight)  # (Q,)
         return (loss * candidates.query_weight).sum() + anchored
 
     def get_config_dict(self) -> dict[str, Any]:
@@ -113,6 +125,7 @@ class EvidenceContrastiveLoss(StreamLoss):
             "temperature": self.temperature,
             "length_weight": self.length_weight,
             "in_batch_negatives": self.in_batch_negatives,
+            "gather_across_devices": self.gather_across_devices,
             "false_negative_threshold": self.false_negative_threshold,
             "matryoshka_dims": self.matryoshka_dims,
         }
@@ -145,6 +158,12 @@ class _Candidates(NamedTuple):
         weight = 1.0 / (num_queries[query_stream].float() * max(1, len(num_turns)))
         # With one candidate or none there is nothing to choose from.
         return cls(turn_stream, query_stream, own, positive, weight)
+
+    def with_foreign(self, count: int) -> _Candidates:
+        """Add ``count`` turns of streams that no query here belongs to."""
+        streams = F.pad(self.turn_stream, (0, count), value=-1)
+        own, positive = (F.pad(mask, (0, count), value=False) for mask in (self.own, self.positive))
+        return self._replace(turn_stream=streams, own=own, positive=positive)
 
     def others(self, *, in_batch: bool) -> Tensor:
         """Give the negatives, ``(Q, N)``."""
