@@ -69,7 +69,7 @@ def changed_query(**changes):
         (changed_query(mentions=[99]), r"line 2, queries\[1\].mentions: 99 is not among"),
         (stream_value("s1", turns=[]), r"line 2, turns: this list is empty"),
         (stream_value("s1", turns=[{"text": 3}]), r"line 2, turns\[0\].text: a string is expected here, but int"),
-        (stream_value("s1", turns=[{"text": "a\ud800"}]), r"line 2, turns\[0\].text: character 1 is half of a surrogate"),
+        (stream_value("s1", turns=[{"text": "a\ud800"}]), r"turns\[0\].text: character 1 is half of a surrogate"),
         (stream_value("s1", turns=["hello"]), r"line 2, turns\[0\]: an object is expected here, but str"),
         (stream_value("s1", turns=[{"text": "a", "messages": [{"role": "user"}]}]),
          r"messages\[0\]: there is no 'content'"),

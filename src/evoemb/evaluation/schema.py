@@ -208,7 +208,7 @@ def _text(value: Mapping[str, Any], name: str, where: str, default: str | None =
         found.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InputError(
-            f"{where}.{name}: character {error.start} is half of a surrogate pair, which is no text. Repair the encoding."
+            f"{where}.{name}: character {error.start} is half of a surrogate pair. Repair the encoding."
         ) from error
     return found
 
