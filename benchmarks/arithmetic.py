@@ -47,14 +47,19 @@ def build_runs(size: Size, lengths: Sequence[int], segment_turns: int, segment_t
     return runs
 
 
-def read_runs(size: Size, lengths: Sequence[int]) -> list[Run]:
-    """Give what every turn on its own memory needs: one nested memory while the queue fills, then whole rows."""
-    held = [index * size.num_latents for index in range(len(lengths))]
-    nested = max((rows for rows in held if rows <= size.capacity), default=0)
-    runs = [Run(nested)]
-    for length, rows in zip(lengths, held, strict=True):
-        runs.append(Run(length, rows) if rows <= size.capacity else Run(length + size.capacity))
-    return runs
+def read_runs(size: Size, lengths: Sequence[int], window_turns: int = 1) -> list[Run]:
+    """Give what every turn on its own memory needs: one nested memory a window, whole rows where windows move.
+
+    ``window_turns`` is how many turns share a window once the queue is full; above 1 they are approximate.
+    """
+    step = 1 if window_turns == 1 else window_turns * size.num_latents
+    runs, windows = [], dict[int, int]()
+    for number, length in enumerate(lengths):
+        end = number * size.num_latents
+        first = -(-max(0, end - size.capacity) // step) * step
+        windows[first] = max(windows.get(first, 0), end - first)
+        runs.append(Run(length, end - first))
+    return [*(Run(rows) for rows in windows.values()), *runs]
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ class EncodeOptions:
 
     limits: Limits
     memory: MemoryMode = "causal"
+    approximate_window: int = 1
     prompt: str | None = None
     truncate: bool = True
     truncate_dim: int | None = None
@@ -54,11 +55,24 @@ class EncodeOptions:
                 f'memory={self.memory!r} is not known. Use "causal" (a turn sees the memory before it) or "final" '
                 "(every turn sees the memory after the whole stream)."
             )
+        if self.approximate_window < 1:
+            raise InputError(
+                f"approximate_window={self.approximate_window} was given. Use a number of turns; 1 is exact."
+            )
+        if self.approximate_window > 1 and self.memory == "final":
+            self.refuse_window()
         if unknown := sorted(set(self.preprocess_kwargs) - _TOKENIZATION_KWARGS):
             raise InputError(
                 f"encode does not know {', '.join(unknown)}. With a memory it takes the arguments of its signature, "
                 f"{' and '.join(sorted(_TOKENIZATION_KWARGS))}. Check the spelling, or leave it out."
             )
+
+    def refuse_window(self) -> NoReturn:
+        """Say that texts which all see the same memory have no window that moves."""
+        raise InputError(
+            f"approximate_window={self.approximate_window} was given, but only turns read with stateful=True and "
+            'memory="causal" see a window that moves. Leave it out.'
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +107,13 @@ def assign(parsed: ParsedStreams, batch_size: int | None, *, stateful: bool) -> 
     )
 
 
-def refuse_without_memory(memory: MemoryMode, max_batch_tokens: int | None, *, truncate: bool) -> None:
+def refuse_without_memory(
+    memory: MemoryMode, approximate_window: int, max_batch_tokens: int | None, *, truncate: bool
+) -> None:
     """Refuse what plain sentence-transformers encoding would not do, rather than leave it out silently."""
-    given = {"memory": memory, "max_batch_tokens": max_batch_tokens, "truncate": truncate}
-    usual = {"memory": "causal", "max_batch_tokens": None, "truncate": True}
+    limits = {"approximate_window": approximate_window, "max_batch_tokens": max_batch_tokens}
+    given = {"memory": memory, **limits, "truncate": truncate}
+    usual = {"memory": "causal", "approximate_window": 1, "max_batch_tokens": None, "truncate": True}
     if other := [f"{name}={value!r}" for name, value in given.items() if value != usual[name]]:
         raise InputError(
             f"{', '.join(other)} needs a memory. Pass stateful=True to read the inputs as a stream, or state=... to "
@@ -155,9 +172,15 @@ class Encoder:
         with self._progress(streams, "Turns" if causal else "Reading turns") as advance_bar:
             for chunk in self._chunks(streams):
                 rows: list[dict[int, Tensor]] = [{} for _ in streams]
-                for stream, turn, embedding in engine.advance(
-                    self.stack, current, chunk, self.options.limits, embed=causal
-                ):
+                emitted = engine.advance(
+                    self.stack,
+                    current,
+                    chunk,
+                    self.options.limits,
+                    embed=causal,
+                    window_turns=self.options.approximate_window,
+                )
+                for stream, turn, embedding in emitted:
                     if embedding is not None:
                         rows[stream][turn] = embedding
                     advance_bar(1)
@@ -169,6 +192,8 @@ class Encoder:
 
     def read_texts(self, texts: Sequence[Sequence[str]], memories: Sequence[StreamMemory]) -> list[Tensor]:
         """Encode ``texts[i]`` on ``memories[i]``; nothing is written. Returns ``(n_i, D)`` a stream."""
+        if self.options.approximate_window > 1:
+            self.options.refuse_window()
         found: list[list[Tensor]] = [[] for _ in texts]
         with self._progress(texts, "Turns") as advance_bar:
             for chunk in self._chunks(texts):

@@ -125,6 +125,7 @@ class EvoEmbedding(DialogueMethods):
         stateful: bool = False,
         state: MemoryState | None = None,
         memory: MemoryMode = "causal",
+        approximate_window: int = 1,
         max_batch_tokens: int | None = None,
         truncate: bool = True,
         native: bool = False,
@@ -147,10 +148,10 @@ class EvoEmbedding(DialogueMethods):
                 B streams, or one list of B texts of which text i belongs to stream i.
             memory: With ``stateful``: ``"causal"``, turn t sees the memory of the turns before it; ``"final"``, every
                 turn sees the memory after the whole stream.
+            approximate_window: Above 1, an approximation: turns see a full queue that moves once in so many turns.
             max_batch_tokens: Rows times the longest row of one forward at most, memory included; None for no limit.
             truncate: Cut turns longer than the model's window, with one warning; False refuses them.
-            native: Use the plain embedding model inside a released checkpoint, which sees no ``state``; see
-                :meth:`encode_native`.
+            native: Use the plain model of a released checkpoint, which sees no ``state``; see :meth:`encode_native`.
             **kwargs: Passed on to the tokenization (``task``, ``processing_kwargs``).
 
         Returns:
@@ -170,7 +171,7 @@ class EvoEmbedding(DialogueMethods):
             return self.encode_native(inputs, batch_size=batch_size, **given)
         plain: Any = super().encode  # typed with one overload a combination of arguments
         if not stateful and state is None:
-            refuse_without_memory(memory, max_batch_tokens, truncate=truncate)
+            refuse_without_memory(memory, approximate_window, max_batch_tokens, truncate=truncate)
             return plain(
                 inputs,
                 prompt_name=prompt_name,
@@ -192,6 +193,7 @@ class EvoEmbedding(DialogueMethods):
         options = EncodeOptions(
             Limits(batch_size, max_batch_tokens),
             memory=memory,
+            approximate_window=approximate_window,
             prompt=self._resolve_prompt(prompt, prompt_name),
             truncate=truncate,
             truncate_dim=self.truncate_dim if truncate_dim is None else truncate_dim,

@@ -30,6 +30,7 @@ class _Waiting(NamedTuple):
     stream: int
     turn: int
     row: Row
+    first: int  # of all latents the stream ever gave, the oldest one that the row sees
 
 
 def advance(
@@ -40,6 +41,7 @@ def advance(
     *,
     embed: bool,
     texts: Sequence[Sequence[TokenIds]] | None = None,
+    window_turns: int = 1,
 ) -> Iterator[Emitted]:
     """Read the next turns of several streams side by side, one segment of each stream a step.
 
@@ -48,6 +50,7 @@ def advance(
         streams: New turns of each stream, as token ids.
         embed: Whether turns are encoded too; each sees the memory before it.
         texts: What is encoded for each turn, where that is not the text written to memory.
+        window_turns: What texts see moves on once in so many turns; above 1 this is an approximation.
 
     Yields:
         Every turn once: a stream's segments in order, the turns of a batch in any order.
@@ -67,8 +70,8 @@ def advance(
         lengths = [job.length(stack.queue) for job in jobs]
         written = limits.run(lengths, partial(_write, stack, jobs), stack.device)
         for index, job, one in zip(active, jobs, written, strict=True):
-            memories[index], rows = _push(stack, job, one)
-            _wait(waiting, index, job.segment.start, rows, stack.queue.capacity_latents)
+            memories[index], latents, live = _push(stack, job, one)
+            _wait(waiting, _rows(stack.queue, index, job, latents, live, window_turns))
         # Rows of several segments fill a batch, and share the memory that a later one sees more of.
         if not embed or len(waiting) >= limits.rows:
             yield from _embed_waiting(stack, waiting, limits, embed=embed)
@@ -89,17 +92,16 @@ def _lend_live(memories: list[StreamMemory], plans: Sequence[Sequence[Segment]])
     return lent
 
 
-def _wait(waiting: list[_Waiting], stream: int, turn: int, rows: Sequence[Row], capacity: int) -> None:
-    """Add the rows of a segment, whose first turn is ``turn``, to those that wait for an embedding.
+def _wait(waiting: list[_Waiting], new: Sequence[_Waiting]) -> None:
+    """Add the rows of a segment to those that wait for an embedding.
 
-    Earlier rows that see a beginning of the same queue get the newest tensor of it, so that it is run once for all.
+    Earlier rows that see a beginning of the same window get the newest tensor of it, so that it is run once for all.
     """
+    newest = {(item.stream, item.first): item.row for item in new}
     for place, item in enumerate(waiting):
-        row = item.row
-        # A row that sees less than its tensor is no window of its own; up to the capacity nothing has left the queue.
-        if item.stream == stream and row.seen < row.memory.shape[0] <= capacity:
-            waiting[place] = item._replace(row=row._replace(memory=rows[0].memory, live=rows[0].live))
-    waiting += [_Waiting(stream, turn + number, row) for number, row in enumerate(rows)]
+        if row := newest.get((item.stream, item.first)):
+            waiting[place] = item._replace(row=item.row._replace(memory=row.memory, live=row.live))
+    waiting += new
 
 
 def _embed_waiting(stack: Stack, waiting: Sequence[_Waiting], limits: Limits, *, embed: bool) -> Iterator[Emitted]:
@@ -183,29 +185,54 @@ def _write(stack: Stack, every: Sequence[_Job], batch: Sequence[int]) -> list[_W
     ]
 
 
-def _push(stack: Stack, job: _Job, written: _WrittenSegment) -> tuple[StreamMemory, list[Row]]:
-    """Push a segment's new latents; give the memory after it and a row for each new turn with the window it sees."""
+class _Pushed(NamedTuple):
+    """A memory after a segment, its latents before any left ``(L, S)``, and where they are kept once they were run."""
+
+    memory: StreamMemory
+    latents: Tensor
+    live: LiveCache | None
+
+
+def _push(stack: Stack, job: _Job, written: _WrittenSegment) -> _Pushed:
+    """Push a segment's new latents."""
     queue, memory, capacity = stack.queue, job.memory, stack.queue.capacity_latents
     before = memory.latents if job.segment.continues else memory.queue(capacity)
     latents = torch.cat((before, written.latents.to(before.dtype)))
-    readable = queue.read(latents)
     live = None if memory.live is None else LiveCache(limit_bytes=memory.live.limit_bytes)
     if memory.live is not None and live is not None and memory.latents.shape[0] <= capacity:
         live.reading = memory.live.reading  # the queue still begins where it began
-    rows = []
-    for number, ids in enumerate(job.texts[job.segment.start : job.segment.stop]):
-        end = before.shape[0] + number * queue.num_latents
-        if end <= capacity:
-            rows.append(Row(ids, readable, end, live))
-        else:
-            rows.append(Row(ids, readable[end - capacity : end], capacity))
     after = StreamMemory(
         queue.keep(latents) if job.is_full else latents,
         memory.num_turns + len(job.new),
         () if job.is_full else (*job.earlier, *(tuple(turn) for turn in job.new)),
         live=_live_after(live, written.past, latents.shape[0] <= capacity),
     )
-    return after, rows
+    return _Pushed(after, latents, live)
+
+
+def _rows(
+    queue: LatentMemoryQueue, stream: int, job: _Job, latents: Tensor, live: LiveCache | None, window_turns: int
+) -> list[_Waiting]:
+    """Give a row for each new turn of a segment, with the window of the segment's latents ``(L, S)`` that it sees.
+
+    A window holds the newest latents the queue has room for. If it moves once in several turns only, it holds those
+    from the next latent on whose number is a multiple of that many turns': never more, and for the same turns always
+    the same, however a stream is cut into calls.
+    """
+    capacity, turn = queue.capacity_latents, job.segment.start
+    step = 1 if window_turns == 1 else window_turns * queue.num_latents
+    readable = queue.read(latents)
+    gone = (job.memory.num_turns + len(job.new)) * queue.num_latents - latents.shape[0]
+    windows: dict[int, Tensor] = {}
+    waiting = []
+    for number, ids in enumerate(job.texts[turn : job.segment.stop]):
+        end = (job.memory.num_turns + number) * queue.num_latents
+        first = max(gone, -(-max(0, end - capacity) // step) * step)
+        # One object for all rows that see it from the same latent on: that is how they are known to share it.
+        window = windows.setdefault(first, readable[first - gone :])
+        row = Row(ids, window, end - first, live if first == gone else None)
+        waiting.append(_Waiting(stream, turn + number, row, first))
+    return waiting
 
 
 def _live_after(rows_live: LiveCache | None, past: KeyValues | None, unmoved: bool) -> LiveCache | None:
