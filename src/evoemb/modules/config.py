@@ -29,6 +29,9 @@ class MemoryConfig:
         lora_rank: Rank of both adapters.
         lora_alpha: Scale of both adapters; the update is multiplied by ``lora_alpha / lora_rank``.
         lora_dropout: Dropout before both adapters in training.
+        adapted_reading: Texts that see a memory run under the memory adapter too (attention reader only). With an empty
+            memory they never do: there the model is its backbone. True for a fresh attention reader, which learns
+            faster with it; models saved before there was the choice have False.
         gate_bias: Initial bias on the attention to memory (natural logarithm); None leaves it to the reader.
         end_of_text_id: Token id that ends every text; None tokenizes as the base model does.
 
@@ -45,6 +48,7 @@ class MemoryConfig:
     lora_rank: int = 64
     lora_alpha: float = 128.0
     lora_dropout: float = 0.1
+    adapted_reading: bool = False
     gate_bias: float | None = None
     end_of_text_id: int | None = None
 
@@ -56,6 +60,10 @@ class MemoryConfig:
             raise InputError(f"init={self.init!r} is not known. Use one of {', '.join(MEMORY_INITS)}.")
         if self.reader == "attention" and self.init == "paper":
             raise InputError('init="paper" describes the prefix reader. Use memory_reader="prefix" with it.')
+        if self.adapted_reading and self.reader != "attention":
+            raise InputError(
+                'adapted_reading=True was given for the prefix reader. Use memory_reader="attention" with it.'
+            )
         positive = ("num_latents", "capacity_latents", "segment_turns", "segment_tokens", "lora_rank", "memory_layers")
         for name in positive:
             value = getattr(self, name)
@@ -84,7 +92,7 @@ class MemoryConfig:
         small: dict[str, Any] = {"num_latents": 4, "capacity_latents": 128, "lora_rank": 16, "lora_alpha": 32.0}
         defaults: dict[str, Any] = {} if causal else {**small, "segment_turns": 1}
         if reader == "attention":
-            defaults = {**small, "segment_turns": 1}
+            defaults = {**small, "segment_turns": 1, "adapted_reading": True}
         return replace(cls(), **{**defaults, "reader": reader, **given})
 
     def to_dict(self) -> dict[str, Any]:

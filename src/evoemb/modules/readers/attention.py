@@ -6,7 +6,8 @@ states and run beside it; the latents of a layer are their states as they enter 
 layers below only, and a block of turns runs in one pass, layer by layer, exactly as turn by turn.
 
 Adapters lie on the memory path alone: ``memory`` on the query tokens, ``retriever`` on the latents' keys and values.
-With an empty memory a text is encoded by the bare backbone.
+With ``adapted_reading`` texts that see a memory run under ``memory`` too. With an empty memory a text is encoded by the
+bare backbone in any case.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class _Bucket:
     inputs: LayerInputs
     hidden: Tensor
     queries: Tensor
+    reading: str | None = None
+    """The adapter under which the rows' texts run; None is the bare backbone."""
 
 
 class _Window(NamedTuple):
@@ -143,7 +146,17 @@ class AttentionReader(nn.Module):
         Returns:
             Hidden states after the last layer, ``(N, T, H)``.
         """
+        sees = memory_mask.any(-1)
+        if self.config.adapted_reading and sees.any() and not sees.all():
+            # Rows without memory run on the bare backbone, the others under the adapter.
+            groups = (sees.nonzero()[:, 0], (~sees).nonzero()[:, 0])
+            parts = [
+                self.read(input_ids[rows], attention_mask[rows], memory[rows], memory_mask[rows]) for rows in groups
+            ]
+            padded = [F.pad(part, (0, 0, 0, input_ids.shape[1] - part.shape[1])) for part in parts]
+            return torch.cat(padded)[torch.cat(groups).argsort()]
         bucket = self._enter(input_ids, attention_mask)
+        bucket.reading = self._reading(bool(sees.any()))
         for index in range(self.num_memory_layers):
             seen = None
             if memory.shape[1]:
@@ -190,7 +203,12 @@ class AttentionReader(nn.Module):
 
         whole: Sequence[Sequence[int]] = [range(len(input_ids))]
         parts = [torch.as_tensor(rows, device=input_ids.device) for rows in buckets or whole]
+        sees = valid.any(-1)
+        if self.config.adapted_reading:
+            parts = [part[chosen] for part in parts for chosen in (sees[part], ~sees[part]) if chosen.any()]
         running = [self._enter(input_ids[rows], attention_mask[rows], rows) for rows in parts]
+        for bucket in running:
+            bucket.reading = self._reading(bool(sees[bucket.rows[0]]))
         order = torch.cat(parts)
         latents: list[Tensor] = []
         for index in range(self.num_memory_layers):
@@ -231,10 +249,14 @@ class AttentionReader(nn.Module):
         padded = [F.pad(state, (0, 0, 0, length - state.shape[1])) for state in states]
         return torch.cat(padded)[order.argsort()]
 
+    def _reading(self, sees_memory: bool) -> str | None:
+        """Name the adapter of texts that see a memory, or see none."""
+        return MEMORY_ADAPTER if sees_memory and self.config.adapted_reading else None
+
     def _read_layer(self, index: int, bucket: _Bucket, seen: _Window | None) -> tuple[Tensor, Heads]:
         """Run the text through one memory layer; give its states and the heads it was projected to."""
         family, layer = self.family, self.first_layer + index
-        with using(None):
+        with using(bucket.reading):
             text = family.heads(layer, bucket.hidden, bucket.inputs)
             attended = self._attend(layer, text, text, family.text_mask(layer, bucket.mask), seen)
             return family.finish(layer, bucket.hidden, attended), text
