@@ -22,7 +22,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from evoemb import EvoEmbedding
-from evoemb.defaults import default_model
+from evoemb.defaults import base_model
 
 PLACES = ("Oslo", "Porto", "Bern", "Lyon", "Riga", "Kyiv", "Rome", "Paris")
 DEEDS = ("moved to", "booked a train to", "found a flat in", "met my sister in", "left my umbrella in", "work in")
@@ -55,7 +55,7 @@ def peak_mib() -> float:
 def main() -> None:
     """Run the benchmark and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=default_model())
+    parser.add_argument("--model", default=base_model())
     parser.add_argument("--turns", type=int, nargs="+", default=[64, 1000, 10000])
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import torch
 
 from evoemb import EvoEmbedding
-from evoemb.defaults import default_model
+from evoemb.defaults import base_model
 from evoemb.losses import EvidenceContrastiveLoss
 from evoemb.training import StreamCollator, parse_row
 from training.state_tracking import NAMES, OBJECTS, tiny_model
@@ -65,7 +65,7 @@ def arms(args: argparse.Namespace) -> dict[str, tuple[EvoEmbedding, dict[str, An
             )
             for turns in (1, 16)
         }
-    encoder = EvoEmbedding(default_model(), device="cpu")
+    encoder = EvoEmbedding(base_model(), device="cpu")
     built = {
         "decoder, per turn": (decoders[1], 1),
         "decoder, segments": (decoders[16], args.rows),

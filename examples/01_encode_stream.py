@@ -1,7 +1,8 @@
 """Read a conversation as a stream and ask about it at two moments: the same question, two right answers.
 
-The default model's memory is untrained, so do not expect better rankings from it here: the example shows how a stream
-is read and searched. A model with a trained memory goes in its place: python 01_encode_stream.py NAME_OR_FOLDER
+Beside each ranking with memory stands the one without, by the same model. The conversation is natural dialogue (SGD,
+development set), which the default model was not trained on. Another model goes in its place:
+python 01_encode_stream.py NAME_OR_FOLDER
 """
 
 import json
@@ -11,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from evoemb import EvoEmbedding
-from evoemb.defaults import default_model
 
 CONVERSATION = Path(__file__).parent / "data" / "sgd_dialogue.jsonl"
 MOMENTS = (22, 61)  # turns read when the questions are asked
@@ -21,7 +21,7 @@ TOP_K = 3
 def main() -> None:
     conversation = json.loads(CONVERSATION.read_text(encoding="utf-8"))
     turns = [turn["text"] for turn in conversation["turns"]]
-    model = EvoEmbedding(sys.argv[1] if len(sys.argv) > 1 else default_model())
+    model = EvoEmbedding(*sys.argv[1:2])  # no name: the trained model that ships with evoemb
     trained = model.describe()["memory_trained"]
 
     static = model.encode_document(turns)  # every turn by itself: what any sentence embedding does

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from evoemb import EvoEmbedding, MemoryState
-from evoemb.defaults import default_model
 
 CONVERSATION = Path(__file__).parent / "data" / "sgd_dialogue.jsonl"
 TOLERANCE = 1e-5  # float32; the same numbers come from batches of other sizes
@@ -18,7 +17,7 @@ def main() -> None:
     conversation = json.loads(CONVERSATION.read_text(encoding="utf-8"))
     turns = [turn["text"] for turn in conversation["turns"]]
     half = len(turns) // 2
-    model = EvoEmbedding(sys.argv[1] if len(sys.argv) > 1 else default_model())
+    model = EvoEmbedding(*sys.argv[1:2])  # no name: the trained model that ships with evoemb
 
     at_once = model.encode_document(turns, stateful=True)
 

@@ -1,4 +1,4 @@
-"""Fine-tune the default model's memory on a laptop: who has a thing now, and who had it first?
+"""Train a fresh memory on the small base model, on a laptop: who has a thing now, and who had it first?
 
 Every line about a thing reads alike but for a name, so a text alone cannot say that it was the first or is the newest.
 Takes about a minute on two CPU cores. Pass the number of steps to train longer: python 04_finetune.py 200
@@ -8,7 +8,7 @@ import random
 import sys
 
 from evoemb import EvoEmbedding
-from evoemb.defaults import default_model
+from evoemb.defaults import base_model
 from evoemb.losses import EvidenceContrastiveLoss
 from evoemb.training import EvoEmbeddingTrainer, EvoEmbeddingTrainingArguments
 
@@ -46,7 +46,7 @@ def main() -> None:
     held_out = [make_row(chance) for _ in range(25)]
     rows = [make_row(chance) for _ in range(8 * steps)]
 
-    model = EvoEmbedding(default_model(), device="cpu")
+    model = EvoEmbedding(base_model(), device="cpu")
     print(f"before: {recall_at_1(model, held_out):.0%} of the right turns come first (4 lines tell of each thing)")
     trainer = EvoEmbeddingTrainer(
         model=model,

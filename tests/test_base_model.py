@@ -205,9 +205,9 @@ def test_a_folder_may_be_given_as_a_path(base_folder, stream):
     assert by_path.state_spec == by_name.state_spec
 
 
-def test_a_model_must_be_named():
-    with pytest.raises(ValueError, match=r"EvoEmbedding needs a model, but none was named. Pass a Hub id, a folder"):
-        EvoEmbedding()
+def test_an_empty_name_is_refused():
+    with pytest.raises(ValueError, match=r"an empty name. Leave the name out .* or pass a Hub id, a folder"):
+        EvoEmbedding("")
 
 
 def test_a_model_loaded_in_inference_mode_reads_streams(base_folder, stream):

@@ -1,4 +1,4 @@
-"""The model used when none is named: the offline copy if it is the right one, else the Hub's."""
+"""The base of the default model: the offline copy if it is the right one, else the Hub's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_without_the_offline_package_it_is_the_hubs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, defaults.OFFLINE_PACKAGE, None)  # type: ignore[arg-type]  # import then fails
-    assert defaults.default_model() == "sentence-transformers/all-MiniLM-L6-v2"
+    assert defaults.base_model() == "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def test_the_offline_copy_is_taken_if_its_weights_are_the_expected_ones(
@@ -31,23 +31,23 @@ def test_the_offline_copy_is_taken_if_its_weights_are_the_expected_ones(
 ) -> None:
     weights = b"weights" * 300_000  # more than one piece of the hash
     (folder / "model.safetensors").write_bytes(weights)
-    monkeypatch.setattr(defaults, "OFFLINE_SHA256", hashlib.sha256(weights).hexdigest())
-    assert defaults.default_model() == str(folder)
+    monkeypatch.setattr(defaults, "BASE_SHA256", hashlib.sha256(weights).hexdigest())
+    assert defaults.base_model() == str(folder)
 
 
 def test_other_weights_are_refused(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"something else")
     with pytest.raises(EvoembError, match=r"they are not those of .* Install the extra again .* or name the model"):
-        defaults.default_model()
+        defaults.base_model()
 
 
 def test_missing_weights_are_refused(folder: Path) -> None:
     with pytest.raises(
-        EvoembError, match=r"is installed but has no file .*model\.safetensors\. Install the extra again"
+        EvoembError, match=r"There is no file .*model\.safetensors with the weights of .* Install the extra again"
     ):
-        defaults.default_model()
+        defaults.base_model()
 
 
 def test_the_real_offline_copy_is_the_expected_one() -> None:
     pytest.importorskip(defaults.OFFLINE_PACKAGE)
-    assert (Path(defaults.default_model()) / "model.safetensors").is_file()
+    assert (Path(defaults.base_model()) / "model.safetensors").is_file()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evoemb.defaults import HUB_MODEL, OFFLINE_PACKAGE, default_model
+from evoemb.defaults import BASE_MODEL, OFFLINE_PACKAGE, base_model
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md")))]
@@ -27,7 +27,7 @@ def python_of(page: str) -> str:
 def test_the_code_of_the_page_runs(page, tmp_path, monkeypatch):
     pytest.importorskip(OFFLINE_PACKAGE)
     monkeypatch.chdir(tmp_path)
-    source = python_of(page).replace(HUB_MODEL, default_model())
+    source = python_of(page).replace(BASE_MODEL, base_model())
     exec(compile(source, page, "exec"), {"__name__": "docs"})
 
 

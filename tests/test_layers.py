@@ -18,7 +18,7 @@ ROWS: dict[int, tuple[str, ...]] = {
     7: ("convert", "training.*"),
     6: ("evaluation.*", "loading", "losses.*", "reranker", "retrieval"),
     5: ("model",),
-    4: ("dialogue.*", "encoding", "model_card", "upstream.*"),
+    4: ("dialogue.*", "encoding", "model_card", "saved_memory", "upstream.*"),
     3: ("stack", "state", "streaming.*"),
     2: ("modules.*", "persistence"),
     1: ("defaults", "dialogue_format", "infonce", "lexical", "segments", "stream_memory", "turns"),

@@ -48,6 +48,14 @@ def test_the_package_says_that_it_is_typed():
     assert resources.files("evoemb").joinpath("py.typed").is_file()
 
 
+def test_the_default_model_is_in_the_package_and_small():
+    folder = Path(str(resources.files("evoemb").joinpath("default_model")))
+    files = {str(path.relative_to(folder).as_posix()): path.stat().st_size for path in folder.rglob("*.*")}
+    assert {"README.md", "base.json", "memory_config.json", "memory.safetensors", "queue/config.json"} <= files.keys()
+    assert {f"adapters/{name}/adapter_model.safetensors" for name in ("memory", "retriever")} <= files.keys()
+    assert sum(files.values()) <= 10_000_000
+
+
 def test_every_public_name_exists():
     assert [name for name in evoemb.__all__ if not hasattr(evoemb, name)] == []
     assert sorted(set(evoemb.__all__)) == sorted(evoemb.__all__)

@@ -18,7 +18,7 @@ from objective import DefaultModelLoss
 from rows import make_rows
 
 from evoemb import EvoEmbedding
-from evoemb.defaults import default_model
+from evoemb.defaults import base_model
 from evoemb.training import EvoEmbeddingTrainer, EvoEmbeddingTrainingArguments
 
 
@@ -124,7 +124,7 @@ def train(recipe: Recipe, output: Path, seed: int, sgd_file: str | None, start: 
 def fresh_model(recipe: Recipe) -> EvoEmbedding:
     """Give the frozen base with an untrained memory."""
     return EvoEmbedding(
-        default_model(),
+        base_model(),
         memory_reader="attention",
         num_latents=recipe.num_latents,
         capacity_latents=recipe.capacity_latents,

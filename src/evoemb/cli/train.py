@@ -33,7 +33,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--train", metavar="FILE", help="rows to train on; formats: see evoemb data check --help")
     parser.add_argument("--eval", metavar="FILE", help="rows to evaluate on")
     parser.add_argument("--output", metavar="FOLDER", help="folder for checkpoints; the model goes to FOLDER/final")
-    parser.add_argument("--model", help="folder or Hub id to start from (default: all-MiniLM-L6-v2)")
+    parser.add_argument(
+        "--model",
+        help="folder or Hub id to start from (default: all-MiniLM-L6-v2 with a fresh memory; evoemb-minilm goes on "
+        "from the trained model that ships with evoemb)",
+    )
     parser.add_argument("--device", help="where to compute: cpu, cuda, ... (default: the best there is)")
     parser.add_argument("--epochs", dest="num_train_epochs", type=float, help="passes over the data")
     parser.add_argument("--max-steps", type=session.positive_int, help="steps, instead of epochs")

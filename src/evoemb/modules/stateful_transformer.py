@@ -200,7 +200,10 @@ class StatefulTransformer(Transformer):
         self.model.save_pretrained(output_path, state_dict=base)
         self.processor.save_pretrained(output_path)
         self.save_config(output_path)
-        folder = Path(output_path)
+        self.save_memory(Path(output_path))
+
+    def save_memory(self, folder: Path) -> None:
+        """Write all but the backbone and the tokenizer: the memory's choices, the reader, the adapters."""
         (folder / MEMORY_CONFIG_FILE).write_text(json.dumps(self.memory_config.to_dict(), indent=2), encoding="utf-8")
         tensors = {name: tensor.detach().contiguous() for name, tensor in self.reader.state_dict().items()}
         save_file(tensors, folder / MEMORY_FILE, metadata={"format": "pt"})
@@ -213,29 +216,25 @@ class StatefulTransformer(Transformer):
         cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any
     ) -> StatefulTransformer:
         """Load from a folder or the Hub; arguments as in the parent's ``load``."""
-        hub = {key: kwargs[key] for key in ("token", "cache_folder", "revision", "local_files_only") if key in kwargs}
-
-        def fetch(filename: str, within: str = "") -> str:
-            path = cls.load_file_path(
-                model_name_or_path, filename, subfolder="/".join(part for part in (subfolder, within) if part), **hub
-            )
-            if path is None:
-                raise EvoembError(
-                    f"{model_name_or_path} has no {within + '/' if within else ''}{filename}, which an evoemb model "
-                    "needs. The folder or repository is incomplete: save the model again with save_pretrained."
-                )
-            return path
-
-        config = json.loads(Path(fetch(MEMORY_CONFIG_FILE)).read_text(encoding="utf-8"))
+        source = Source.of_hub_kwargs(model_name_or_path, kwargs, subfolder)
+        memory = read_memory_config(source)
         init_kwargs = cls._load_init_kwargs(model_name_or_path, subfolder=subfolder, **kwargs)
-        module = cls(model_name_or_path, memory=MemoryConfig(**config), **init_kwargs)
-        _load_reader(module.reader, fetch(MEMORY_FILE))
-        for name in (MEMORY_ADAPTER, RETRIEVER_ADAPTER):
-            folder = f"{ADAPTERS_FOLDER}/{name}"
-            load_adapter(module.model, name, fetch(WEIGHTS_FILE, folder), fetch(CONFIG_FILE, folder))
-        module._freeze_base()
-        module.dialogue = DialogueParts.load(module.model, Source.of_hub_kwargs(model_name_or_path, kwargs, subfolder))
+        module = cls(model_name_or_path, memory=memory, **init_kwargs)
+        module.load_memory(source)
         return module
+
+    def load_memory(self, source: Source) -> None:
+        """Fill a new memory, built with the choices that lie there, with what :meth:`save_memory` wrote.
+
+        Raises:
+            EvoembError: A file is missing, or does not fit the backbone or the memory's choices.
+        """
+        _load_reader(self.reader, _needed(source, MEMORY_FILE))
+        for name in (MEMORY_ADAPTER, RETRIEVER_ADAPTER):
+            files = [_needed(source, f"{ADAPTERS_FOLDER}/{name}/{file}") for file in (WEIGHTS_FILE, CONFIG_FILE)]
+            load_adapter(self.model, name, *files)
+        self._freeze_base()
+        self.dialogue = DialogueParts.load(self.model, source)
 
     def __repr__(self) -> str:
         """Name the backbone and the memory's main choices."""
@@ -246,7 +245,26 @@ class StatefulTransformer(Transformer):
         )
 
 
-def _load_reader(reader: nn.Module, path: str) -> None:
+def read_memory_config(source: Source) -> MemoryConfig:
+    """Read the choices of a saved memory.
+
+    Raises:
+        EvoembError: There are none.
+    """
+    return MemoryConfig(**json.loads(_needed(source, MEMORY_CONFIG_FILE).read_text(encoding="utf-8")))
+
+
+def _needed(source: Source, filename: str) -> Path:
+    path = source.path(filename)
+    if path is None:
+        raise EvoembError(
+            f"{source.name} has no {filename}, which an evoemb model needs. The folder or repository is incomplete: "
+            "save the model again with save_pretrained."
+        )
+    return path
+
+
+def _load_reader(reader: nn.Module, path: Path) -> None:
     """Fill a reader from its file, in the reader's own dtype."""
     tensors = load_file(path)
     expected: dict[str, Tensor] = reader.state_dict()

@@ -14,7 +14,7 @@ import yaml
 from torch import nn
 
 from evoemb._errors import InputError
-from evoemb.defaults import default_model
+from evoemb.defaults import base_model
 from evoemb.losses import CachedStreamLoss, CombinedLoss, EvidenceContrastiveLoss, MemoryLanguageModelingLoss
 from evoemb.model import EvoEmbedding
 from evoemb.training.arguments import EvoEmbeddingTrainingArguments, paper_arguments
@@ -32,7 +32,7 @@ class TrainingConfig:
     Args:
         train: Rows to train on: a file, the id of a data set on the Hub, or a dictionary of them by name.
         output: Folder for checkpoints; the trained model goes to its ``final``.
-        model: Folder or Hub id; None takes the default model.
+        model: Folder or Hub id to start from; None takes the default model's base, with a fresh memory.
         eval: Rows to evaluate on, likewise.
         memory: Choices of a fresh memory, fields of :class:`evoemb.modules.config.MemoryConfig`.
         model_kwargs: How the base is loaded, such as ``{"dtype": "bfloat16"}``.
@@ -137,7 +137,7 @@ def train(config: TrainingConfig) -> EvoEmbeddingTrainer:
     """
     arguments = config.arguments()
     loaded: dict[str, Any] = {"memory_kwargs": config.memory, "model_kwargs": config.model_kwargs}
-    model = EvoEmbedding(config.model or default_model(), device=config.device or str(arguments.device), **loaded)
+    model = EvoEmbedding(config.model or base_model(), device=config.device or str(arguments.device), **loaded)
     trainer = EvoEmbeddingTrainer(model, arguments, config.train, config.eval, loss=config.build_loss(model))
     trainer.train(resume_from_checkpoint=config.resume)
     trainer.save_model(str(Path(config.output) / "final"))
