@@ -58,31 +58,38 @@ class LiveCache:
     Args:
         reading: The queue as texts see it, run as far as it was needed.
         writing: The open segment as the next turn continues it.
-        limit_bytes: What would make the two together larger than this is not kept.
+        readable: The queue as texts are given it, projected for reading ``(M, S)``.
+        limit_bytes: What would make all together larger than this is not kept.
     """
 
     reading: Any = None
     writing: Any = None
+    readable: Tensor | None = None
     limit_bytes: int = 256 * 2**20
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(held.nbytes for held in (self.reading, self.writing) if held is not None)
+        return sum(held.nbytes for held in (self.reading, self.writing, self.readable) if held is not None)
 
     def keep_reading(self, held: Held) -> None:
         """Keep the queue as texts see it, if it is small enough."""
-        room = self.limit_bytes - (0 if self.writing is None else self.writing.nbytes)
-        self.reading = held if held.nbytes <= room else None
+        self.reading = None
+        self.reading = held if self.nbytes + held.nbytes <= self.limit_bytes else None
 
     def keep_writing(self, held: Held) -> None:
         """Keep the open segment, if it is small enough."""
-        room = self.limit_bytes - (0 if self.reading is None else self.reading.nbytes)
-        self.writing = held if held.nbytes <= room else None
+        self.writing = None
+        self.writing = held if self.nbytes + held.nbytes <= self.limit_bytes else None
+
+    def keep_readable(self, held: Tensor) -> None:
+        """Keep the queue as texts are given it, if it is small enough."""
+        self.readable = None
+        self.readable = held if self.nbytes + held.nbytes <= self.limit_bytes else None
 
     def trim(self) -> None:
         """Let go of everything."""
-        self.reading = self.writing = None
+        self.reading = self.writing = self.readable = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from evoemb._errors import InputError
 from evoemb.stream_memory import StreamMemory
 from evoemb.streaming import attention, prefix
 from evoemb.streaming.prefix import Emitted
-from evoemb.streaming.rows import Limits, Row, Stack, TokenIds, embed_rows
+from evoemb.streaming.rows import Limits, Row, Stack, TokenIds, continuing_reader, embed_rows
 
 
 def advance(
@@ -66,8 +66,14 @@ def read(
     """
     queue = stack.queue
     rows: list[Row] = []
+    continues = continuing_reader(stack) is not None
     for memory, batch in zip(memories, texts, strict=True):
-        readable = queue.read(memory.queue(queue.capacity_latents))
-        rows += [Row(ids, readable, readable.shape[0], memory.live) for ids in batch]
+        live = memory.live if continues else None
+        readable = None if live is None else live.readable
+        if readable is None:
+            readable = queue.read(memory.queue(queue.capacity_latents))
+            if live is not None:
+                live.keep_readable(readable)
+        rows += [Row(ids, readable, readable.shape[0], live) for ids in batch]
     embeddings = iter(embed_rows(stack, rows, limits))
     return [[next(embeddings) for _ in batch] for batch in texts]

@@ -71,12 +71,15 @@ def advance(
         written = limits.run(lengths, partial(_write, stack, jobs), stack.device)
         for index, job, one in zip(active, jobs, written, strict=True):
             memories[index], latents, live = _push(stack, job, one)
-            _wait(waiting, _rows(stack.queue, index, job, latents, live, window_turns))
+            if embed:
+                _wait(waiting, _rows(stack.queue, index, job, latents, live, window_turns))
+            else:
+                yield from (Emitted(index, turn, None) for turn in range(job.segment.start, job.segment.stop))
         # Rows of several segments fill a batch, and share the memory that a later one sees more of.
-        if not embed or len(waiting) >= limits.rows:
-            yield from _embed_waiting(stack, waiting, limits, embed=embed)
+        if len(waiting) >= limits.rows:
+            yield from _embed_waiting(stack, waiting, limits)
             waiting = []
-    yield from _embed_waiting(stack, waiting, limits, embed=embed)
+    yield from _embed_waiting(stack, waiting, limits)
     for index in lent:
         memories[index] = memories[index].without_live()
 
@@ -104,11 +107,9 @@ def _wait(waiting: list[_Waiting], new: Sequence[_Waiting]) -> None:
     waiting += new
 
 
-def _embed_waiting(stack: Stack, waiting: Sequence[_Waiting], limits: Limits, *, embed: bool) -> Iterator[Emitted]:
-    """Encode rows that waited; without ``embed`` they only say that their turns have been read."""
-    embeddings: Sequence[Tensor | None] = [None] * len(waiting)
-    if embed:
-        embeddings = embed_rows(stack, [item.row for item in waiting], limits)
+def _embed_waiting(stack: Stack, waiting: Sequence[_Waiting], limits: Limits) -> Iterator[Emitted]:
+    """Encode rows that waited."""
+    embeddings = embed_rows(stack, [item.row for item in waiting], limits)
     for item, embedding in zip(waiting, embeddings, strict=True):
         yield Emitted(item.stream, item.turn, embedding)
 
@@ -176,7 +177,8 @@ def _write(stack: Stack, every: Sequence[_Job], batch: Sequence[int]) -> list[_W
     for job in jobs:
         turns = job.new if job.past is not None else (*job.earlier, *job.new)
         ids = [torch.as_tensor(turn, device=stack.device) for turn in turns]
-        rows.append(SegmentRow(queue.read(job.start(queue)), ids, job.past))
+        memory = job.start(queue)
+        rows.append(SegmentRow(queue.read(memory if job.past is None else memory[:0]), ids, job.past))
     written = reader.write(rows, keep=any(job.keeps_open(reader) for job in jobs))
     counts = [len(job.new) * queue.num_latents for job in jobs]
     return [

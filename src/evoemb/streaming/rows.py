@@ -121,6 +121,12 @@ def _embed(stack: Stack, rows: Sequence[Row], memory: dict[str, Any]) -> Tensor:
     return embeddings
 
 
+def continuing_reader(stack: Stack) -> PrefixReader | None:
+    """Give the reader, if a memory that it has run once serves several texts."""
+    reader = stack.transformer.reader
+    return reader if isinstance(reader, PrefixReader) and reader.continues else None
+
+
 def _run_shared_memories(stack: Stack, rows: Sequence[Row]) -> dict[int, KeyValues]:
     """Run every memory that more than one text sees, or that is kept for later texts.
 
@@ -128,8 +134,8 @@ def _run_shared_memories(stack: Stack, rows: Sequence[Row]) -> dict[int, KeyValu
         What each such row continues, by its index. Where layers are recurrent, texts that see different beginnings of a
         memory continue different pasts, each run from the one before it.
     """
-    reader = stack.transformer.reader
-    if not isinstance(reader, PrefixReader) or not reader.continues:
+    reader = continuing_reader(stack)
+    if reader is None:
         return {}
     groups: dict[int, list[int]] = {}
     for index, row in enumerate(rows):

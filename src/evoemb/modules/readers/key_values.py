@@ -128,7 +128,9 @@ class PastRows:
             states.new_zeros(states.shape[1], 0, states.shape[3]) if one is None else one.layers[layer][part]
             for one in self._pasts
         ]
-        padded = [F.pad(one, (0, 0, 0, self.width - one.shape[1])) for one in past]
+        # Not where nothing is missing: padding by nothing is a copy too, and for one more turn copies are what costs.
+        missing = [self.width - one.shape[1] for one in past]
+        padded = [F.pad(one, (0, 0, 0, rows)) if rows else one for one, rows in zip(past, missing, strict=True)]
         return torch.cat((self._spread(padded), states), dim=2)
 
     def _states(self, layer: int, part: int) -> Tensor | None:
@@ -141,9 +143,9 @@ class PastRows:
 
     def _spread(self, pasts: Sequence[Tensor]) -> Tensor:
         """Give every row of the call its past: one for all, or one each."""
-        return (
-            pasts[0].unsqueeze(0).expand(self._rows, *pasts[0].shape) if len(pasts) == 1 else torch.stack(list(pasts))
-        )
+        if len(pasts) == 1:
+            return pasts[0].unsqueeze(0).expand(self._rows, *pasts[0].shape)
+        return torch.stack(list(pasts))
 
     def after(self, row: int, length: int, memory_rows: int) -> KeyValues:
         """Give what is kept of call row ``row``: its past and its first ``length`` own rows.
