@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -43,6 +44,25 @@ def gradients_of(model: EvoEmbedding, run: Callable[[], torch.Tensor]) -> dict[s
     model.zero_grad()
     run().backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gate_opens_in_tens_of_steps_at_the_learning_rate_of_the_rest(base_folder, dtype):
+    reader = make_model(base_folder("qwen3"), "prefix", trained=False).to(dtype)[0].reader
+    start = reader.gate_bias.item()
+    optimizer = torch.optim.AdamW([reader.gate_opening], lr=1e-3)
+    for _ in range(30):
+        optimizer.zero_grad()
+        (-1e-6 * reader.gate_bias).backward()  # a nearly closed gate passes little
+        optimizer.step()
+    assert reader.gate_bias.item() - start == pytest.approx(3, rel=0.05)
+
+
+@pytest.mark.parametrize(("latents", "capacity"), [(16, 512), (16, 64), (2, 512)])
+def test_a_gate_starts_by_what_one_turn_weighs_and_lower_for_queues_of_more_than_32(base_folder, latents, capacity):
+    model = make_model(base_folder("qwen3"), "prefix", trained=False, num_latents=latents, capacity_latents=capacity)
+    weight = model[0].reader.gate_bias.detach().exp()
+    assert float(weight * max(latents, capacity / 32)) == pytest.approx(math.exp(-4), rel=1e-5)
 
 
 def test_gradients_reach_every_trainable_part_and_no_frozen_one(trainable, stream):

@@ -13,7 +13,7 @@ from training.state_tracking import make_streams, recall_at_1, tiny_model
 
 CHANCE = 1 / 4  # eight turns about two objects
 RECIPES = {
-    "decoder": {"steps": 60, "learning_rate": 1e-3, "memory": {"init": "paper", "segment_turns": 4}},
+    "decoder": {"steps": 60, "learning_rate": 1e-3, "memory": {}},
     "encoder": {"steps": 90, "learning_rate": 3e-3, "memory": {}},
 }
 

@@ -46,8 +46,13 @@ from evoemb.modules.readers.prefix_rows import (
 
 _INIT_SEED = 0
 _QUERY_STD = 0.02
-# At the start all queued latents together weigh as much as exp(-3), 5 %, of one average token.
-_GATE_BIAS = -3.0
+# At the start the latents of one turn together weigh as much as exp(-4), 2 %, of one average token, and a queue of more
+# than 32 turns no more than one of 32. A lower start passes too little gradient to begin learning.
+_GATE_BIAS = -4.0
+_GATE_TURNS = 32
+# The gate has to cross several units, where other weights move by hundredths: at their learning rate, and with the
+# little gradient that a nearly closed gate lets through, it would stay closed for thousands of steps.
+_GATE_SPEED = 100.0
 
 
 class SegmentRow(NamedTuple):
@@ -104,16 +109,22 @@ class PrefixReader(nn.Module):
         generator = torch.Generator().manual_seed(_INIT_SEED)
         queries = torch.randn(config.num_latents, hidden_size, generator=generator) * _QUERY_STD
         self.memory_queries = nn.Parameter(queries.to(dtype=reference.dtype, device=reference.device))
-        self.gate_bias: nn.Parameter | None = None
+        start = _GATE_BIAS if config.gate_bias is None else config.gate_bias
+        self._gate_start = start - math.log(max(config.num_latents, config.capacity_latents / _GATE_TURNS))
+        self.gate_opening: nn.Parameter | None = None
         if config.init == "gated" and not has_sliding_layers(backbone):
-            start = _GATE_BIAS if config.gate_bias is None else config.gate_bias
-            bias = torch.tensor(start - math.log(config.capacity_latents))
-            self.gate_bias = nn.Parameter(bias.to(dtype=reference.dtype, device=reference.device))
+            # Counted from the start, as small steps from a number like -9 are lost in bfloat16.
+            self.gate_opening = nn.Parameter(torch.zeros((), dtype=reference.dtype, device=reference.device))
 
     @property
     def backbone(self) -> PreTrainedModel:
         """The shared backbone."""
         return self._backbone[0]
+
+    @property
+    def gate_bias(self) -> Tensor | None:
+        """Bias on the attention to every memory row, a float32 scalar; None where there is no gate."""
+        return None if self.gate_opening is None else self._gate_start + _GATE_SPEED * self.gate_opening.float()
 
     def add_adapters(self) -> None:
         """Put both adapters on the projections of every layer."""
