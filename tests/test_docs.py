@@ -10,7 +10,7 @@ import pytest
 from evoemb.defaults import BASE_MODEL, OFFLINE_PACKAGE, base_model
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md")))]
+PAGES = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))]
 
 
 def python_of(page: str) -> str:

@@ -1,7 +1,8 @@
 """Put a trained memory into the package: ``python ship.py RUN/model``, from the folder that ``train.py`` wrote.
 
 Writes ``src/evoemb/default_model`` anew, all but its model card (README.md), in float16 if that moves no embedding by
-more than 1e-3 of cosine, else in float32. Run it again whenever there are better weights.
+more than 1e-3 of cosine, else in float32; and the run's choices, log and loss curve to ``docs/default_model``. Run it
+again whenever there are better weights.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from curve import draw_curve
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
@@ -25,6 +27,7 @@ from evoemb.saved_memory import CARD_FILE, Base, SavedMemory, save_memory
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "src" / "evoemb" / "default_model"
+DOCS = ROOT / "docs" / "default_model"
 CONVERSATION = ROOT / "examples" / "data" / "sgd_dialogue.jsonl"
 MOST_BYTES = 10_000_000
 MOST_CHANGE = 1e-3  # of cosine, by float16
@@ -36,9 +39,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, help="folder of a trained model")
     parser.add_argument("--version", help="name of this training (default: the name of the folder the model lies in)")
-    parser.add_argument("--target", type=Path, default=TARGET, help=argparse.SUPPRESS)
     told = parser.parse_args()
-    ship(told.model, told.target, told.version or told.model.resolve().parent.name)
+    run = told.model.resolve().parent
+    ship(told.model, TARGET, told.version or run.name)
+    record(run, DOCS)
 
 
 def ship(trained: Path, target: Path, version: str) -> None:
@@ -97,6 +101,17 @@ def embeddings_of(model: EvoEmbedding) -> np.ndarray:
     state = model.new_state()
     read = model.encode_document([*turns, *SOME_TEXTS], stateful=True, state=state)
     return np.concatenate([read, model.encode_query(list(SOME_TEXTS), state=state), model.encode(turns)])
+
+
+def record(run: Path, docs: Path) -> None:
+    """Write the choices and the log of a run, as ``train.py`` left them, and its loss curve."""
+    choices, told = (json.loads((run / name).read_text(encoding="utf-8")) for name in ("config.json", "log.json"))
+    steps = [entry for entry in told["log"] if "loss" in entry]
+    lines = ",\n".join(json.dumps(entry) for entry in steps)
+    head = f'"config": {json.dumps(choices)},\n"about": {json.dumps(told["about"])}'
+    (docs / "shipped_run.json").write_text(f'{{{head},\n"log": [\n{lines}\n]}}\n', encoding="utf-8")
+    (docs / "shipped_loss.svg").write_text(draw_curve(steps), encoding="utf-8")
+    print(f"wrote shipped_run.json and shipped_loss.svg to {docs}")
 
 
 def bytes_of(folder: Path) -> int:
