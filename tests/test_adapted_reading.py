@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from laws import assert_same_embeddings
 
 from evoemb import EvoEmbedding, InputError
 from evoemb.modules.config import MemoryConfig
+from laws import assert_same_embeddings
 
 
 @pytest.fixture(params=["bert", "modernbert", "xlm-roberta"])

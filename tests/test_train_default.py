@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 import re
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +20,7 @@ if not _FOLDER.is_dir():
     pytest.skip("the examples are not part of this copy", allow_module_level=True)
 sys.path.insert(0, str(_FOLDER))
 
+from context import context_questions  # noqa: E402
 from generator import phrases, words  # noqa: E402
 from generator.facts import EASY_CATEGORIES, STATE_CATEGORIES, UNIT_CATEGORIES, Act, Ask, Said, replay  # noqa: E402
 from generator.streams import Shape, facts_of, make_stream, make_streams  # noqa: E402
@@ -211,12 +214,14 @@ def test_terms_without_weight_or_without_a_foreign_question_are_left_out(models)
 
 
 def test_a_memory_that_moves_a_foreign_question_costs(models):
-    """Against the same memory behind a closed gate."""
+    """Against the same memory behind a closed gate, with texts on the bare backbone."""
     model = copy.deepcopy(models("bert", "attention")).eval()
+    reader = model[0].reader
     loss, batch = DefaultModelLoss(model), _batch(model, [[2], []])
     with torch.no_grad():
         moved = {name: float(value) for name, value in loss([batch]).items()}
-        model[0].reader.age_bias.fill_(-100.0)
+        reader.age_bias.fill_(-100.0)
+        reader.config = replace(reader.config, adapted_reading=False)
         closed = {name: float(value) for name, value in loss([batch]).items()}
     assert moved["foreign"] > 1e-4
     assert closed["foreign"] == pytest.approx(0, abs=1e-5)
@@ -232,3 +237,36 @@ def test_rows_of_conversations_keep_sessions_whole_and_evidence_right():
         for query, evidence in zip(row["query"], row["evidence"], strict=True):
             assert evidence
             assert all((query, row["turns"][at]) in told for at in evidence)
+
+
+def test_a_question_of_context_joins_a_name_to_words_of_a_later_turn_without_it():
+    texts = [
+        "User: I want to see Greensky Bluegrass.\nAssistant: They are at Pier 17 in March.",
+        "User: That is great, thanks.\nAssistant: Anything else?",
+        "User: What time does the event begin?\nAssistant: The doors open at six.",
+        "User: I want to see Imperial Daze.\nAssistant: They play in London.",
+    ]
+    sessions = ["one", "one", "one", "two"]
+    asked = [q for seed in range(40) for q in context_questions(texts, sessions, random.Random(seed), 9)]
+    assert {"Greensky Bluegrass" in q["query"] for q in asked} == {True, False}  # Pier 17 is a name too
+    assert not any("Daze" in q["query"] for q in asked)  # no turn of its session follows
+    for question in asked:
+        (at,) = question["evidence_turns"]
+        name = next(one for one in ("Greensky Bluegrass", "Pier 17") if one in question["query"])
+        assert at in (1, 2)
+        assert name not in texts[at]
+        own = [word for word in re.findall(r"[a-z']{3,}", question["query"]) if word in texts[at].lower()]
+        assert len(own) >= 2
+
+
+def test_small_talk_before_a_row_moves_its_evidence_along():
+    options = {"shape": SHAPE, "queries": 8, "foreign": 0}
+    plain, led = make_rows(12, 0, **options), make_rows(12, 0, **options, lead=40, lead_share=1.0)
+    counts = [len(long["turns"]) - len(short["turns"]) for short, long in zip(plain, led, strict=True)]
+    assert min(counts) >= 0
+    assert max(counts) > 20
+    for short, long, count in zip(plain, led, counts, strict=True):
+        assert long["turns"][count:] == short["turns"]
+        assert long["query"] == short["query"]
+        assert long["evidence"] == [[at + count for at in places] for places in short["evidence"]]
+        assert long["asked_at"] == [at + count for at in short["asked_at"]]

@@ -14,7 +14,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 from generator.facts import EASY_CATEGORIES, STATE_CATEGORIES, UNIT_CATEGORIES
 from generator.streams import Shape, make_streams
@@ -45,7 +44,7 @@ def main() -> None:
     parser.add_argument("--sgd", help="SGD conversations, development half")
     parser.add_argument("--locomo", help="LoCoMo conversations (CC BY-NC: to measure, never to train)")
     parser.add_argument("--limit", type=int, help="streams read of each file")
-    parser.add_argument("--sts", help="STS-B test pairs: sentence1, sentence2, score")
+    parser.add_argument("--sts", help="STS-B test pairs, a line each: first text, second text, score")
     parser.add_argument("--speed", action="store_true", help="time of a stream, with memory and without")
     parser.add_argument("--controls", nargs="+", default=list(CONTROLS), choices=CONTROLS)
     parser.add_argument("--split", default="test", choices=("test", "train"))
@@ -146,12 +145,12 @@ def difference(one: SystemRun, other: SystemRun) -> Any:
 def similarity_of_pairs(model: EvoEmbedding, path: Path) -> dict[str, float]:
     """Spearman correlation on STS pairs: stateless, and on an explicitly empty memory."""
     with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    right = np.argsort(np.argsort([float(row["score"]) for row in rows]))
+        rows = [row for row in csv.reader(file) if row]
+    right = [float(row[2]) for row in rows]
     found = {}
     for name, state in (("stateless", None), ("empty memory", model.new_state())):
         options: dict[str, Any] = {"state": state, "show_progress_bar": False, "convert_to_tensor": True}
-        one, two = (model.encode([row[f"sentence{side}"] for row in rows], **options) for side in (1, 2))
+        one, two = (model.encode([row[side] for row in rows], **options) for side in (0, 1))
         found[name] = 100 * _spearman(torch.nn.functional.cosine_similarity(one, two).cpu().numpy(), right)
     print(f"\nSTS-B Spearman: {found}")
     return found

@@ -1,4 +1,4 @@
-"""Training rows: generated streams and excerpts of SGD conversations, each with a few questions of other rows."""
+"""Training rows: generated streams, excerpts of SGD conversations and bAbI stories, with questions of other rows."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from context import context_questions
+from generator import phrases
 from generator.streams import Shape, make_stream
 
 from evoemb.evaluation.schema import EvalStream
@@ -25,6 +27,11 @@ def make_rows(
     sgd_file: str | None = None,
     sgd_share: float = 0.0,
     sgd_turns: int = 32,
+    context: int = 0,
+    babi_file: str | None = None,
+    babi_share: float = 0.0,
+    lead: int = 0,
+    lead_share: float = 0.0,
 ) -> list[Row]:
     """Give ``count`` training rows; the same arguments give the same rows.
 
@@ -35,17 +42,40 @@ def make_rows(
         sgd_file: SGD conversations in evoemb's stream format; None for generated streams alone.
         sgd_share: Share of the rows that come from there.
         sgd_turns: Turns of such a row at most.
+        context: Questions of such a row that join a name to later turns, see :mod:`context`, beside the others.
+        babi_file: bAbI stories in evoemb's stream format.
+        babi_share: Share of the rows that come from there.
+        lead: Short turns of small talk put before a row at most: with a queue that is full from the start, no turn can
+            tell its place from how much is in memory.
+        lead_share: Share of the rows that get them.
     """
     chance = random.Random(f"rows {seed}")
     conversations = read_streams(sgd_file) if sgd_file and sgd_share else []
+    stories = _stories(babi_file) if babi_file and babi_share else []
     rows = []
     for number in range(count):
-        if conversations and chance.random() < sgd_share:
-            rows.append(_sgd_row(chance, conversations, queries, sgd_turns))
+        drawn = chance.random()
+        if conversations and drawn < sgd_share:
+            rows.append(_sgd_row(chance, conversations, queries, sgd_turns, context))
+        elif stories and drawn > 1 - babi_share:
+            rows.append(_babi_row(chance, stories, queries))
         else:
             stream = make_stream(1_000_000 * (seed + 1) + number, "train", shape, str(number))
             rows.append(_row([turn["text"] for turn in stream["turns"]], stream["queries"], chance, queries))
+    rows = [_led(row, chance, lead) if chance.random() < lead_share else row for row in rows]
     return list(_with_foreign(rows, chance, foreign))
+
+
+def _led(row: Row, chance: random.Random, most: int) -> Row:
+    """Put up to ``most`` turns of small talk before everything."""
+    count = chance.randint(0, most)
+    said = phrases.chat("train")
+    return {
+        "turns": [*(chance.choice(said) for _ in range(count)), *row["turns"]],
+        "query": row["query"],
+        "evidence": [[at + count for at in places] for places in row["evidence"]],
+        "asked_at": [at + count for at in row["asked_at"]],
+    }
 
 
 def _row(turns: Sequence[str], queries: Sequence[Row], chance: random.Random, most: int) -> Row:
@@ -73,7 +103,30 @@ def _row(turns: Sequence[str], queries: Sequence[Row], chance: random.Random, mo
     }
 
 
-def _sgd_row(chance: random.Random, conversations: Sequence[EvalStream], queries: int, most_turns: int) -> Row:
+def _stories(path: str) -> list[EvalStream]:
+    """Read the bAbI stories whose order of turns is the order of time."""
+    found = []
+    for stream in read_streams(path):
+        if stream.scored and not any(query.category.startswith("qa14") for query in stream.scored):
+            found.append(stream)
+    return found
+
+
+def _babi_row(chance: random.Random, stories: Sequence[EvalStream], queries: int) -> Row:
+    """Take one story with questions asked at several moments."""
+    stream = chance.choice(stories)
+    asked = chance.sample(stream.scored, min(queries, len(stream.scored)))
+    return {
+        "turns": [turn.text for turn in stream.turns],
+        "query": [query.query for query in asked],
+        "evidence": [list(query.evidence_turns) for query in asked],
+        "asked_at": [query.asked_at for query in asked],
+    }
+
+
+def _sgd_row(
+    chance: random.Random, conversations: Sequence[EvalStream], queries: int, most_turns: int, context: int = 0
+) -> Row:
     """Take some sessions of a conversation, whole and in order, and the questions all of whose turns lie in them."""
     while True:
         stream = chance.choice(conversations)
@@ -103,8 +156,15 @@ def _sgd_row(chance: random.Random, conversations: Sequence[EvalStream], queries
             found.append(
                 {"query": query.query, "evidence_turns": evidence, "category": query.category, "asked_at": asked_at}
             )
-        if found:
-            return _row([stream.turns[index].text for index in kept], found, chance, queries)
+        if not found:
+            continue
+        texts = [stream.turns[index].text for index in kept]
+        row = _row(texts, found, chance, queries)
+        for more in context_questions(texts, [stream.turns[index].time for index in kept], chance, context):
+            row["query"].append(more["query"])
+            row["evidence"].append(more["evidence_turns"])
+            row["asked_at"].append(more["asked_at"])
+        return row
 
 
 def _with_foreign(rows: Sequence[Row], chance: random.Random, foreign: int) -> Iterator[Row]:

@@ -31,22 +31,28 @@ class Recipe:
     learning_rate: float = 1e-3
     age_learning_rate: float = 5e-3
     warmup_steps: int = 30
+    schedule: str = "cosine"
     temperature: float = 0.05
     foreign_weight: float = 1.0
     drift_weight: float = 0.5
-    queries: int = 10
+    queries: int = 18
     foreign: int = 2
     min_turns: int = 10
     max_turns: int = 36
     max_leading: int = 8
     sgd_share: float = 0.4
     sgd_turns: int = 28
+    context: int = 8
+    babi_share: float = 0.0
+    lead: int = 80
+    lead_share: float = 0.35
     num_latents: int = 4
-    capacity_latents: int = 128
+    capacity_latents: int = 256
     memory_layers: int = 3
-    lora_rank: int = 16
+    lora_rank: int = 32
     gate_bias: float = -1.0
-    bf16: bool = True
+    adapted_reading: bool = True
+    bf16: bool = False
 
 
 def main() -> None:
@@ -54,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
     parser.add_argument("--sgd", help="SGD conversations, training half, in evoemb's stream format")
+    parser.add_argument("--babi", help="bAbI stories, training half, in evoemb's stream format")
     parser.add_argument("--config", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", help="a model of an earlier run to go on from; None begins with an untrained memory")
@@ -64,10 +71,17 @@ def main() -> None:
     for change in told.set:
         name, _, value = change.partition("=")
         chosen[name] = value == "true" if kinds[name] is bool else kinds[name](value)
-    train(Recipe(**chosen), told.output, told.seed, told.sgd, told.start)
+    train(Recipe(**chosen), told.output, told.seed, told.sgd, told.babi, told.start)
 
 
-def train(recipe: Recipe, output: Path, seed: int, sgd_file: str | None, start: str | None = None) -> EvoEmbedding:
+def train(
+    recipe: Recipe,
+    output: Path,
+    seed: int,
+    sgd_file: str | None,
+    babi_file: str | None = None,
+    start: str | None = None,
+) -> EvoEmbedding:
     """Train one model and write it with its log."""
     output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
@@ -81,6 +95,11 @@ def train(recipe: Recipe, output: Path, seed: int, sgd_file: str | None, start: 
         sgd_file=sgd_file,
         sgd_share=recipe.sgd_share,
         sgd_turns=recipe.sgd_turns,
+        context=recipe.context,
+        babi_file=babi_file,
+        babi_share=recipe.babi_share,
+        lead=recipe.lead,
+        lead_share=recipe.lead_share,
     )
     loss = DefaultModelLoss(
         model,
@@ -95,7 +114,7 @@ def train(recipe: Recipe, output: Path, seed: int, sgd_file: str | None, start: 
         per_device_train_batch_size=recipe.streams,
         learning_rate=recipe.learning_rate,
         learning_rate_mapping={r"reader\.age_": recipe.age_learning_rate},
-        lr_scheduler_type="cosine",
+        lr_scheduler_type=recipe.schedule,
         warmup_steps=recipe.warmup_steps,
         weight_decay=0.01,
         max_grad_norm=1.0,
@@ -134,6 +153,7 @@ def fresh_model(recipe: Recipe) -> EvoEmbedding:
             "lora_alpha": 2.0 * recipe.lora_rank,
             "lora_dropout": 0.0,
             "gate_bias": recipe.gate_bias,
+            "adapted_reading": recipe.adapted_reading,
         },
     )
 
