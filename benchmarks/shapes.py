@@ -11,7 +11,7 @@ from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
+from transformers import AutoModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
 from evoemb import EvoEmbedding
 
@@ -74,9 +74,9 @@ def model_of(size: Size, device: str = "cpu", dtype: torch.dtype = torch.float32
         max_position_embeddings=32768,
         pad_token_id=0,
     )
-    config.dtype = dtype
     with torch.device(device):
-        backbone = Qwen3Model(config).to(dtype).eval()
+        # In its dtype from the start: a wider copy would hide what is used later from a measure of the peak.
+        backbone = AutoModel.from_config(config, dtype=dtype).eval()
     # Loaded small and swapped: a folder of the real size would only be written to be read again.
     small = Qwen3Config(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, pad_token_id=0)
     with tempfile.TemporaryDirectory() as folder:

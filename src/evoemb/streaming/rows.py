@@ -89,7 +89,7 @@ def embed_rows(stack: Stack, rows: Sequence[Row], limits: Limits) -> list[Tensor
     Returns:
         One embedding ``(D,)`` a row, in the order given.
     """
-    pasts = _run_shared_memories(stack, rows)
+    pasts = _run_shared_memories(stack, rows, limits)
     alone = [index for index in range(len(rows)) if index not in pasts]
     continued = sorted(pasts)
 
@@ -127,12 +127,11 @@ def continuing_reader(stack: Stack) -> PrefixReader | None:
     return reader if isinstance(reader, PrefixReader) and reader.continues else None
 
 
-def _run_shared_memories(stack: Stack, rows: Sequence[Row]) -> dict[int, KeyValues]:
-    """Run every memory that more than one text sees, or that is kept for later texts.
+def _run_shared_memories(stack: Stack, rows: Sequence[Row], limits: Limits) -> dict[int, KeyValues]:
+    """Run every memory that more than one text sees, or that is kept for later texts; several in one forward.
 
     Returns:
-        What each such row continues, by its index. Where layers are recurrent, texts that see different beginnings of a
-        memory continue different pasts, each run from the one before it.
+        What each such row continues, by its index.
     """
     reader = continuing_reader(stack)
     if reader is None:
@@ -141,26 +140,53 @@ def _run_shared_memories(stack: Stack, rows: Sequence[Row]) -> dict[int, KeyValu
     for index, row in enumerate(rows):
         if row.seen:
             groups.setdefault(id(row.memory), []).append(index)
-    pasts: dict[int, KeyValues] = {}
-    for members in groups.values():
-        live, memory = rows[members[0]].live, rows[members[0]].memory
-        ends = sorted({rows[index].seen for index in members})
-        steps = ends[-1:] if reader.sees_beginnings else ends
-        # Many short steps keep a processor busy, but not an accelerator.
-        if (len(members) == 1 and live is None) or (len(steps) > 1 and stack.device.type != "cpu"):
-            continue
-        past: KeyValues | None = None if live is None else live.reading
-        if past is not None and past.length > steps[0] and not reader.sees_beginnings:
-            past = None
-        reached: dict[int, KeyValues] = {}
-        for end in steps:
-            if past is None or past.length < end:
-                past = reader.run_memory(memory[:end], past)
-            reached[end] = past
-        if live is not None and past is not None:
-            live.keep_reading(past)
-        pasts.update({index: reached[rows[index].seen if len(steps) > 1 else ends[-1]] for index in members})
-    return pasts
+    shared = [members for members in groups.values() if len(members) > 1 or rows[members[0]].live is not None]
+    if not reader.sees_beginnings:
+        pasts: dict[int, KeyValues] = {}
+        for members in shared:
+            found = _run_beginnings(reader, [rows[index] for index in members], stack.device)
+            pasts.update(zip(members, found, strict=False))  # all of them or none
+        return pasts
+    seen = [max((rows[index] for index in members), key=lambda row: row.seen) for members in shared]
+    held: list[KeyValues | None] = [None if row.live is None else row.live.reading for row in seen]
+    missing = [row.seen - (0 if past is None else past.length) for row, past in zip(seen, held, strict=True)]
+    behind = [place for place, count in enumerate(missing) if count > 0]
+
+    def run(chosen: Sequence[int]) -> list[KeyValues]:
+        places = [behind[position] for position in chosen]
+        memories = [seen[place].memory[: seen[place].seen] for place in places]
+        return reader.run_memories(memories, [held[place] for place in places])
+
+    done = limits.run([missing[place] for place in behind], run, stack.device)
+    for place, reached in zip(behind, done, strict=True):
+        held[place] = reached
+    for row, past in zip(seen, held, strict=True):
+        if row.live is not None and past is not None:
+            row.live.keep_reading(past)
+    return {index: past for members, past in zip(shared, held, strict=True) if past is not None for index in members}
+
+
+def _run_beginnings(reader: PrefixReader, rows: Sequence[Row], device: torch.device) -> list[KeyValues]:
+    """Run one memory as far as each row sees it, where layers are recurrent: each beginning from the one before it.
+
+    Returns:
+        One past a row; none where many short steps cost more than they save, as on an accelerator.
+    """
+    live, memory = rows[0].live, rows[0].memory
+    steps = sorted({row.seen for row in rows})
+    if len(steps) > 1 and device.type != "cpu":
+        return []
+    past: KeyValues | None = None if live is None else live.reading
+    if past is not None and past.length > steps[0]:
+        past = None
+    reached: dict[int, KeyValues] = {}
+    for end in steps:
+        if past is None or past.length < end:
+            past = reader.run_memories([memory[:end]], [past])[0]
+        reached[end] = past
+    if live is not None and past is not None:
+        live.keep_reading(past)
+    return [reached[row.seen] for row in rows]
 
 
 def _visible(row: Row) -> Tensor:

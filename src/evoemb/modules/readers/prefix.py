@@ -168,15 +168,17 @@ class PrefixReader(nn.Module):
         attention = getattr(self.backbone.config, "_attn_implementation", None)
         return self._row_by_row and not checkpointing and attention in ("sdpa", "eager")
 
-    def run_memory(self, memory: Tensor, past: KeyValues | None = None) -> KeyValues:
-        """Run projected latents ``(M, H)`` as a text would see them; ``past`` holds the first of them already."""
-        new = memory[0 if past is None else past.length :]
-        if past is not None and not new.shape[0]:
-            return past
-        kinds = kinds_of(new.device, memory=new.shape[0])
+    def run_memories(self, memories: Sequence[Tensor], pasts: Sequence[KeyValues | None]) -> list[KeyValues]:
+        """Run projected latents ``(M_i, H)`` as texts would see them; a past holds the first of its memory already.
+
+        Where layers are recurrent, one memory at a time: padding would go into their state.
+        """
+        new = [memory[0 if past is None else past.length :] for memory, past in zip(memories, pasts, strict=True)]
+        parts = [one.to(self.memory_queries.dtype) for one in new]
+        kinds = [kinds_of(one.device, memory=one.shape[0]) for one in new]
         with using(RETRIEVER_ADAPTER):
-            _, rows = self._continue([new.to(self.memory_queries.dtype)], [kinds], [past], None, keep=True)
-        return rows.after(0, new.shape[0], new.shape[0])
+            _, rows = self._continue(parts, kinds, pasts, None, keep=True)
+        return [rows.after(row, one.shape[0], one.shape[0]) for row, one in enumerate(new)]
 
     def read_after(
         self, input_ids: Tensor, attention_mask: Tensor, pasts: Sequence[KeyValues], seen: Sequence[int]
