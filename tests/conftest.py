@@ -141,7 +141,7 @@ def make_model(folder: Path, reader: str, *, trained: bool = True, **memory: obj
                 if "lora_B" in name or "age_key" in name or "mem_to_latent.weight" in name:
                     parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
                 elif "gate_opening" in name:
-                    parameter.fill_(0.03)
+                    parameter.fill_(0.05)
                 elif "age_bias" in name:
                     parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3 + 1)
     return model.eval()
