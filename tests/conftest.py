@@ -34,6 +34,7 @@ from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5TextConfig
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5TextModel
 
 from evoemb import EvoEmbedding
+from evoemb.modules.backbones.lookup import is_causal
 
 torch.set_num_threads(1)  # models this small are slower with more: their threads wait for each other
 
@@ -141,7 +142,8 @@ def make_model(folder: Path, reader: str, *, trained: bool = True, **memory: obj
                 if "lora_B" in name or "age_key" in name or "mem_to_latent.weight" in name:
                     parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
                 elif "gate_opening" in name:
-                    parameter.fill_(0.05)
+                    # Encoders read a prefix more weakly; a decoder's recurrence would amplify rounding.
+                    parameter.fill_(0.03 if is_causal(model[0].model) else 0.05)
                 elif "age_bias" in name:
                     parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3 + 1)
     return model.eval()
