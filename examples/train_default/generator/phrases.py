@@ -6,7 +6,9 @@ question names; ``{event}``.
 
 from __future__ import annotations
 
-from generator.units import UNITS, Unit
+from generator.unit import Unit
+from generator.units_test import UNITS_TEST
+from generator.units_train import UNITS_TRAIN
 from generator.words import Split
 
 Parts = tuple[tuple[str, ...], tuple[str, ...]]
@@ -54,6 +56,10 @@ _ASK: dict[str, Parts] = {
             "By now, which {slot} does {who} have?",
             "What is the {slot} of {who} today?",
             "And what did {poss} {slot} end up as?",
+            "What is {poss} {slot} nowadays?",
+            "Which {slot} is the last we heard of for {who}?",
+            "What is {poss} {slot} in the end?",
+            "Presently, what is the {slot} of {who}?",
         ),
         (
             "What is {poss} {slot} these days?",
@@ -73,6 +79,10 @@ _ASK: dict[str, Parts] = {
             "Way back, what was the {slot} of {who}?",
             "Before any change, what was {poss} {slot}?",
             "What {slot} was I told first for {who}?",
+            "What was {poss} {slot} to begin with?",
+            "Which {slot} of {who} is the oldest?",
+            "How did {poss} {slot} start?",
+            "What was {poss} very first {slot}?",
         ),
         (
             "What was {poss} {slot} initially?",
@@ -89,6 +99,16 @@ _ASK: dict[str, Parts] = {
             "What had {poss} {slot} been before this one?",
             "Which {slot} of {who} was replaced last?",
             "Go back one step: what was {poss} {slot}?",
+            "What was {poss} {slot} one change ago?",
+            "Which {slot} did {who} give up for the present one?",
+            "What was the {slot} of {who} last time, before it changed to what it is?",
+            "What is the second newest {slot} of {who}?",
+            "Not the current one but the one before: what was {poss} {slot}?",
+            "What did the newest {slot} of {who} replace?",
+            "{Poss} {slot} just before now?",
+            "And before the latest, what was {poss} {slot}?",
+            "What was {poss} old {slot}, the one right before this?",
+            "What was {poss} {slot} up to the last change?",
         ),
         ("What was {poss} {slot} until it last changed?", "Which {slot} did {who} have prior to the present one?"),
     ),
@@ -99,6 +119,14 @@ _ASK: dict[str, Parts] = {
             "Which {slot} did {who} have ahead of {x}?",
             "What did {x} replace as {poss} {slot}?",
             "What was there before {x} as {slot} of {who}?",
+            "What was replaced by {x} as {poss} {slot}?",
+            "{Poss} {slot} became {x}; what was it until then?",
+            "Which {slot} of {who} gave way to {x}?",
+            "From what did {poss} {slot} turn into {x}?",
+            "What was {poss} {slot} up to {x}?",
+            "Directly before {x}, which was the {slot} of {who}?",
+            "What came ahead of {x} as the {slot} of {who}?",
+            "When {x} was not yet {poss} {slot}, what was it?",
         ),
         ("What did {poss} {slot} change from when it became {x}?", "Prior to {x}, which {slot} did {who} have?"),
     ),
@@ -109,6 +137,14 @@ _ASK: dict[str, Parts] = {
             "What came after {x} as {poss} {slot}?",
             "What replaced {x} as {slot} of {who}?",
             "{Poss} {slot} was {x}, and then?",
+            "What did {x} turn into as {poss} {slot}?",
+            "Which {slot} of {who} took the place of {x}?",
+            "{who} gave up {x} as {slot}; for what?",
+            "What came next when {x} was no longer {poss} {slot}?",
+            "Directly after {x}, which was the {slot} of {who}?",
+            "{x} was replaced as {poss} {slot} by what?",
+            "Once {x} was gone, what was the {slot} of {who}?",
+            "From {x}, where did {poss} {slot} go?",
         ),
         ("What did {poss} {slot} change to from {x}?", "Following {x}, which {slot} did {who} have?"),
     ),
@@ -117,6 +153,10 @@ _ASK: dict[str, Parts] = {
             "What was {poss} {slot} before {event}?",
             "Which {slot} did {who} have when {event} happened?",
             "At the time of {event}, what was {poss} {slot}?",
+            "Until {event}, what was {poss} {slot}?",
+            "What was the {slot} of {who} when {event} came?",
+            "Up to {event}, which {slot} did {who} have?",
+            "During {event}, what was {poss} {slot}?",
         ),
         ("What was {poss} {slot} just ahead of {event}?", "As {event} came, which {slot} did {who} have?"),
     ),
@@ -125,6 +165,10 @@ _ASK: dict[str, Parts] = {
             "What did {poss} {slot} become after {event}?",
             "Which new {slot} did {who} have first after {event}?",
             "After {event}, what did {poss} {slot} change to?",
+            "What was {poss} new {slot} following the time of {event}?",
+            "Since {event}, which {slot} came first for {who}?",
+            "What was the {slot} of {who} changed to when {event} was past?",
+            "With {event} behind us, what did {poss} {slot} become?",
         ),
         (
             "Once {event} was over, what did {poss} {slot} turn into?",
@@ -265,7 +309,7 @@ def fillers(split: Split) -> tuple[str, ...]:
 
 def units(split: Split) -> tuple[Unit, ...]:
     """Pairs of turns whose second is clear from the first only."""
-    return of_split(UNITS, split)
+    return of_split((UNITS_TRAIN, UNITS_TEST), split)
 
 
 def all_templates(split: Split) -> set[str]:

@@ -61,9 +61,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--top-k", type=session.positive_int, default=8, help="turns in the prompt (default: 8)")
     parser.add_argument("--protocol", choices=("auto", *_PROTOCOLS), default="auto", help="default: the benchmark's")
-    parser.add_argument("--memory", choices=("causal", "final"), default="causal", help="reading (default: causal)")
-    parser.add_argument("--batch-size", type=session.positive_int, default=32, help="rows of one forward (default: 32)")
-    parser.add_argument("--restart", action="store_true", help="begin anew where a run was stopped")
+    benchmarks.add_run_options(parser)
     session.add_model_options(parser)
     parser.set_defaults(run=run)
 
@@ -73,9 +71,7 @@ def run(args: argparse.Namespace) -> None:
     from evoemb.evaluation.answer_report import Prices, report, to_markdown
     from evoemb.evaluation.answers import askable
 
-    session.check_can_write(args.output, "-o")
-    if not args.output.endswith(".json"):
-        raise InputError(f"-o {args.output}: this name does not end in .json. Choose one that does.")
+    benchmarks.check_results_name(args.output)
     answerer, judge = _endpoints(args)
     _check_retrievers(args)
     streams = benchmarks.read_benchmark(args)

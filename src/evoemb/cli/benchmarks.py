@@ -1,4 +1,4 @@
-"""What the commands on benchmarks share: which streams they read."""
+"""What the commands on benchmarks share: which streams they read, how, and where the results go."""
 
 from __future__ import annotations
 
@@ -21,6 +21,24 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--revision", help="branch, tag or commit of the benchmark on the Hub (default: its newest)")
     parser.add_argument("--limit", type=session.positive_int, metavar="N", help="streams read at most")
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every command that reads a benchmark with a model and goes on where it was stopped."""
+    parser.add_argument("--memory", choices=("causal", "final"), default="causal", help="reading (default: causal)")
+    parser.add_argument("--batch-size", type=session.positive_int, default=32, help="rows of one forward (default: 32)")
+    parser.add_argument("--restart", action="store_true", help="begin anew where a run was stopped")
+
+
+def check_results_name(path: str) -> None:
+    """Refuse a results file that cannot be made, or whose name has no room for the files beside it.
+
+    Raises:
+        InputError: The folder cannot be written to, or the name does not end in ``.json``.
+    """
+    session.check_can_write(path, "-o")
+    if not path.endswith(".json"):
+        raise InputError(f"-o {path}: this name does not end in .json. Choose one that does.")
 
 
 def read_benchmark(args: argparse.Namespace) -> list[EvalStream]:

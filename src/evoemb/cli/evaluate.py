@@ -51,13 +51,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--base", metavar="MODEL", help="model of the anchors (default: --model without its memory)")
     parser.add_argument("--hybrid", action="store_true", help="also fuse the model with BM25")
     parser.add_argument("--reranker", metavar="MODEL", help="cross-encoder on top of that fusion")
-    parser.add_argument("--memory", choices=("causal", "final"), default="causal", help="reading (default: causal)")
-    parser.add_argument("--batch-size", type=session.positive_int, default=32, help="rows of one forward (default: 32)")
+    benchmarks.add_run_options(parser)
     parser.add_argument("--group-size", type=session.positive_int, default=8, help="streams side by side (default: 8)")
     parser.add_argument(
         "--probe-streams", type=int, default=8, metavar="N", help="streams of the temporal probe; 0: none"
     )
-    parser.add_argument("--restart", action="store_true", help="begin anew where a run was stopped")
     session.add_model_options(parser)
     parser.set_defaults(run=run)
 
@@ -68,9 +66,7 @@ def run(args: argparse.Namespace) -> None:
     from evoemb.evaluation.benchmark import Plan
     from evoemb.evaluation.controls import parse_control
 
-    session.check_can_write(args.output, "-o")
-    if not args.output.endswith(".json"):
-        raise InputError(f"-o {args.output}: this name does not end in .json. Choose one that does.")
+    benchmarks.check_results_name(args.output)
     against = benchmarks.names_of("--against", "" if args.against == "none" else args.against, ANCHORS)
     controls = benchmarks.names_of("--controls", args.controls)
     for control in controls:
