@@ -59,6 +59,27 @@ def test_memory_off_is_the_static_model_for_a_reader_that_adds_nothing(models, e
     assert summaries["memory on"] != summaries["static"]
 
 
+def test_turns_without_words_keep_their_places_for_every_system(models, eval_streams):
+    """Published chats hold messages that are empty; a turn left out would move all the numbers behind it."""
+    from evoemb.evaluation.anchors import ANCHORS
+
+    holed = [
+        replace(stream, turns=(*(replace(turn, text=text) for turn, text in zip(stream.turns[:2], ("", " \n"))),
+                               *stream.turns[2:]))
+        for stream in eval_streams
+    ]  # fmt: skip
+    found = [
+        evaluate(streams, models("bert", "attention"), replace(PLAN, against=tuple(ANCHORS), hybrid=True), name="made")
+        for streams in (eval_streams, holed)
+    ]
+    whole, empty = ({one["name"]: one["summary"]["overall"] for one in run["systems"]} for run in found)
+    assert whole.keys() == empty.keys()
+    assert all(0 <= figure <= 1 for one in empty.values() for key, figure in one.items() if key != "n")
+    # The evidence that has no words any more is what BM25 no longer finds.
+    assert empty["bm25"]["recall@10"] == whole["bm25"]["recall@10"] == 1
+    assert empty["bm25"]["mrr"] != whole["bm25"]["mrr"]
+
+
 class Counting:
     """A system that counts what it is asked."""
 
