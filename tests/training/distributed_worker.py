@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from conftest import make_model
-from evoemb.losses import EvidenceContrastiveLoss
+from evoemb.losses import CachedStreamLoss, EvidenceContrastiveLoss
 from evoemb.training import EvoEmbeddingTrainer, EvoEmbeddingTrainingArguments
 from training.streams import rows
 
@@ -24,8 +24,11 @@ def sums_of(model: nn.Module) -> dict[str, float]:
     return {name: float(p.detach().double().sum()) for name, p in model.named_parameters() if p.requires_grad}
 
 
-def trained(folder: Path, base: Path, reader: str, *, in_batch: bool) -> dict[str, Any]:
-    """Four steps on four streams each; ``in_batch`` takes the turns of all four as negatives."""
+def trained(folder: Path, base: Path, reader: str, *, in_batch: bool, cached: bool) -> dict[str, Any]:
+    """Four steps on four streams each; ``in_batch`` takes the turns of all four as negatives.
+
+    ``cached`` runs them a few at a time, as many in one process as in none of the others.
+    """
     model = make_model(base, reader, trained=False, lora_dropout=0.0)
     model[0].model.config.attention_probs_dropout_prob = 0.0
     for module in model.modules():
@@ -47,7 +50,9 @@ def trained(folder: Path, base: Path, reader: str, *, in_batch: bool) -> dict[st
         save_strategy="no",
         logging_steps=1,
     )
-    loss = EvidenceContrastiveLoss(model, in_batch_negatives=in_batch, gather_across_devices=in_batch)
+    loss: Any = EvidenceContrastiveLoss(model, in_batch_negatives=in_batch, gather_across_devices=in_batch)
+    if cached:
+        loss = CachedStreamLoss(model, loss, streams_per_step=1 + int(os.environ.get("RANK", "0")))
     trainer = EvoEmbeddingTrainer(model, args, data, loss=loss)
     start = sums_of(model)
     trainer.train()
@@ -62,9 +67,9 @@ def trained(folder: Path, base: Path, reader: str, *, in_batch: bool) -> dict[st
 def main(folder: Path, *bases: str) -> None:
     """Train on every base; the first process writes the results."""
     results = [
-        trained(folder, Path(base), reader, in_batch=in_batch)
+        trained(folder, Path(base), reader, in_batch=in_batch, cached=cached)
         for base, reader in zip(bases[::2], bases[1::2], strict=True)
-        for in_batch in (False, True)
+        for in_batch, cached in ((False, False), (True, False), (True, True))
     ]
     if int(os.environ.get("RANK", "0")) == 0:
         (folder / "result.json").write_text(json.dumps(results), encoding="utf-8")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from evoemb._errors import InputError
 from evoemb.losses.base import StreamLoss, only_batch
+from evoemb.losses.processes import reducing_gradients
 from evoemb.streaming import whole
 
 _FLOATS = (whole.EMBEDDING, whole.ANSWER_STATES)
@@ -77,11 +78,12 @@ class CachedStreamLoss(StreamLoss):
     ) -> None:
         """Run the parts with gradients, under the same random numbers, and carry the cached gradients on."""
         with torch.enable_grad():
-            for part, context, gradient in zip(parts, contexts, gradients, strict=True):
-                with context:
-                    output = self.model(part)
-                terms = [(output[name].float() * grad.float()).sum() for name, grad in gradient.items()]
-                (torch.stack(terms).sum() * scale).backward()
+            for index, (part, context, gradient) in enumerate(zip(parts, contexts, gradients, strict=True)):
+                with reducing_gradients(self.model, last=index + 1 == len(parts)):
+                    with context:
+                        output = self.model(part)
+                    terms = [(output[name].float() * grad.float()).sum() for name, grad in gradient.items()]
+                    (torch.stack(terms).sum() * scale).backward()
 
     def compute(self, output: dict[str, Any]) -> Any:
         """Give the wrapped loss of an output."""

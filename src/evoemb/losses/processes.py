@@ -1,6 +1,10 @@
-"""Embeddings of other training processes, with gradients that find their way back."""
+"""What losses need of other training processes: their embeddings, and gradients that are reduced once a batch."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -32,6 +36,24 @@ def of_other_processes(embeddings: Tensor) -> Tensor:
         part[:count] for rank, (part, count) in enumerate(zip(parts, rows, strict=True)) if rank != dist.get_rank()
     ]
     return torch.cat(others)
+
+
+@contextmanager
+def reducing_gradients(model: Any, *, last: bool) -> Iterator[None]:
+    """Run one of a batch's several forwards and backwards; DDP and FSDP2 reduce gradients in the last one alone.
+
+    Processes may cut their batches into differing numbers of parts, and would wait for each other at every reduction.
+    Where gradients are accumulated, DDP goes on to hold them back, and FSDP2 adds up what is reduced.
+    """
+    if hasattr(model, "set_requires_gradient_sync"):
+        model.set_requires_gradient_sync(last)
+        model.set_reshard_after_backward(last)
+        yield
+    elif hasattr(model, "no_sync") and not last:
+        with model.no_sync():
+            yield
+    else:
+        yield
 
 
 class _Gather(torch.autograd.Function):
