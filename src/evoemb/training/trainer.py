@@ -17,6 +17,7 @@ from evoemb.training.collator import StreamCollator
 from evoemb.training.columns import parse_row
 from evoemb.training.datasets import stream_dataset
 from evoemb.training.sampler import TokenBudgetBatchSampler
+from evoemb.training.sharding import as_before, check_options, gathered, is_sharded, load_whole, shard
 from evoemb.training.trainable import set_trainable
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,48 @@ class EvoEmbeddingTrainer(SentenceTransformerTrainer):
         if model is not None and (freeze or unfreeze):
             set_trainable(model, freeze=freeze, unfreeze=unfreeze)
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        if args.fsdp or self.is_fsdp_enabled:
+            check_options(self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None)
+        self._optimized: list[list[Any]] = []
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Give the optimizer; under FSDP the model is sharded first, for the optimizer to hold the shards."""
+        if not self.is_fsdp_enabled:
+            return super().create_optimizer(*args, **kwargs)
+        shard(self.model, self.accelerator)
+        optimizer = super().create_optimizer(*args, **kwargs)
+        self._optimized = [list(group["params"]) for group in optimizer.param_groups]
+        return optimizer
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """Give the schedule of the learning rate."""
+        # accelerate tells parameters apart by the address of their shard, and empty shards have none.
+        for group, parameters in zip(getattr(self.optimizer, "param_groups", []), self._optimized, strict=False):
+            group["params"] = parameters
+        return super().create_scheduler(*args, **kwargs)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the evaluation, under FSDP on whole weights."""
+        with gathered(self.model):
+            return super().evaluation_loop(*args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model as ``save_pretrained`` does; under FSDP all processes have to call it."""
+        if not is_sharded(self.model):
+            super().save_model(output_dir, _internal_call)
+            return
+        with as_before(self.model):
+            if self.args.should_save:
+                self._save(output_dir)
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save")
+
+    def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:
+        if is_sharded(self.model):
+            load_whole(self.model, EvoEmbedding(checkpoint_path, device="cpu").state_dict())
+        else:
+            super()._load_from_checkpoint(checkpoint_path)
 
     def get_data_collator(self, model: Any, args: Any, processing_class: Any = None) -> Any:
         """Give the collator of streams, with the options of the arguments."""
