@@ -79,6 +79,13 @@ def test_every_category_comes_up(streams, split):
     assert seen == {*STATE_CATEGORIES, *UNIT_CATEGORIES, *EASY_CATEGORIES}
 
 
+def test_a_stream_of_values_only_asks_for_values_that_change():
+    seen = set()
+    for stream in make_streams(20, 0, "train", replace(SHAPE, only_values=True)):
+        seen |= {query["category"] for query in stream["queries"]}
+    assert seen == set(STATE_CATEGORIES)
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_tail_belongs_to_the_name_said_last_and_stands_one_to_six_turns_behind(split):
     """Read from the texts alone, without the facts they were made from."""

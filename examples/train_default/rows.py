@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from context import context_questions
@@ -32,6 +33,7 @@ def make_rows(
     babi_share: float = 0.0,
     lead: int = 0,
     lead_share: float = 0.0,
+    values_share: float = 0.0,
 ) -> list[Row]:
     """Give ``count`` training rows; the same arguments give the same rows.
 
@@ -48,6 +50,7 @@ def make_rows(
         lead: Short turns of small talk put before a row at most: with a queue that is full from the start, no turn can
             tell its place from how much is in memory.
         lead_share: Share of the rows that get them.
+        values_share: Share of the generated streams that hold values that change and nothing else.
     """
     chance = random.Random(f"rows {seed}")
     conversations = read_streams(sgd_file) if sgd_file and sgd_share else []
@@ -60,7 +63,9 @@ def make_rows(
         elif stories and drawn > 1 - babi_share:
             rows.append(_babi_row(chance, stories, queries))
         else:
-            stream = make_stream(1_000_000 * (seed + 1) + number, "train", shape, str(number))
+            only = chance.random() < values_share
+            form = replace(shape, only_values=True) if only else shape
+            stream = make_stream(1_000_000 * (seed + 1) + number, "train", form, str(number))
             rows.append(_row([turn["text"] for turn in stream["turns"]], stream["queries"], chance, queries))
     rows = [_led(row, chance, lead) if chance.random() < lead_share else row for row in rows]
     return list(_with_foreign(rows, chance, foreign))

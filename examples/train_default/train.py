@@ -46,6 +46,7 @@ class Recipe:
     babi_share: float = 0.0
     lead: int = 80
     lead_share: float = 0.35
+    values_share: float = 0.0
     num_latents: int = 4
     capacity_latents: int = 256
     memory_layers: int = 3
@@ -100,6 +101,7 @@ def train(
         babi_share=recipe.babi_share,
         lead=recipe.lead,
         lead_share=recipe.lead_share,
+        values_share=recipe.values_share,
     )
     loss = DefaultModelLoss(
         model,

@@ -25,12 +25,14 @@ class Shape:
         max_turns: Turns at most.
         max_distance: Turns from a tail back to its head at most.
         max_leading: Turns of small talk before everything else at most.
+        only_values: Values that change and nothing beside them: many questions of one kind, which are slow to learn.
     """
 
     min_turns: int = 10
     max_turns: int = 60
     max_distance: int = 6
     max_leading: int = 8
+    only_values: bool = False
 
 
 def make_stream(seed: int, split: Split, shape: Shape, stream_id: str) -> dict[str, Any]:
@@ -79,14 +81,23 @@ def _told(seed: int, split: Split, shape: Shape) -> tuple[Cast, list[Said], list
 def _threads(cast: Cast, wanted: int, shape: Shape) -> list[Thread]:
     """Choose scenarios until the stream is nearly full; at least one unit or one changing state is among them."""
     chance = cast.chance
+    if shape.only_values:
+        return _filled(cast, wanted, shape, [], [], ["state"])
     # Room for questions that need no memory is kept in every stream.
     threads: list[Thread] = [*plain(cast), *plain(cast), *single(cast)] if wanted >= 14 else plain(cast)
     makers = ["units", "units", "state", "state", "single", "plain"]
     # Small talk fills short streams quickly, so what takes room comes first; it is tried again with other gaps.
     chosen = [*["state"] * 2, *["units"] * 3] if chance.random() < 0.7 else [*["units"] * 2, *["state"] * 3]
+    return _filled(cast, wanted, shape, threads, chosen, makers)
+
+
+def _filled(
+    cast: Cast, wanted: int, shape: Shape, threads: list[Thread], chosen: list[str], makers: list[str]
+) -> list[Thread]:
+    """Add what is chosen, from its end, then any of ``makers``, as long as it fits."""
     failures = 0
     while failures < 8:
-        kind = chosen.pop() if chosen else chance.choice(makers)
+        kind = chosen.pop() if chosen else cast.chance.choice(makers)
         made = {
             "units": lambda: units(cast, shape.max_distance),
             "state": lambda: state(cast, 1 + (wanted > 12) + (wanted > 24)),
