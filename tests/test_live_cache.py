@@ -139,3 +139,49 @@ def test_a_cache_keeps_what_fits_beside_the_other() -> None:
     assert cache.nbytes == 100
     cache.trim()
     assert cache.nbytes == 0
+
+
+def test_what_a_segment_will_take_is_known_before_it_is_run(decoder: EvoEmbedding, stream: list[str]) -> None:
+    state = decoder.new_state()
+    decoder.encode(stream[:2], stateful=True, state=state)
+    live = state.snapshot()[0].live
+    assert live is not None
+    estimated = decoder[0].reader.kept_bytes(live.writing.length)
+    held = sum(layer.key.nbytes + layer.value.nbytes for layer in live.writing.layers if hasattr(layer, "key"))
+    assert estimated == held > 0
+
+
+def test_rows_without_room_are_not_even_recorded(
+    decoder: EvoEmbedding, stream: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    write = type(decoder[0].reader).write
+
+    def spying(reader: object, segments: object, *, keep: bool = False) -> object:
+        asked.append(keep)
+        return write(reader, segments, keep=keep)
+
+    monkeypatch.setattr(type(decoder[0].reader), "write", spying)
+    state = decoder.new_state()
+    for limit in (2**20, 100):
+        live = state.snapshot()[0].live
+        assert live is not None
+        live.limit_bytes = limit
+        decoder.encode(stream[:1], stateful=True, state=state)
+    assert asked == [True, False]
+
+
+def test_streams_of_unequal_pasts_continue_side_by_side(decoder: EvoEmbedding, stream: list[str]) -> None:
+    def read(*, trim: bool) -> np.ndarray:
+        states = [decoder.new_state(), decoder.new_state()]
+        decoder.encode(stream[:1], stateful=True, state=states[0])
+        decoder.encode(stream[1:3], stateful=True, state=states[1])
+        both = MemoryState.stack(states)
+        found = []
+        for turn in stream[3:6]:
+            if trim:
+                both.trim()
+            found += decoder.encode([[turn], [turn]], stateful=True, state=both)
+        return np.concatenate(found)
+
+    np.testing.assert_allclose(read(trim=False), read(trim=True), atol=TOLERANCE)

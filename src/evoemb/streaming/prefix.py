@@ -155,10 +155,18 @@ class _Job:
         """Count the rows of the segment's memory forward: queue, turns and queries."""
         return self.start(queue).shape[0] + sum(len(ids) + queue.num_latents for ids in (*self.earlier, *self.new))
 
-    def keeps_open(self, reader: PrefixReader) -> bool:
-        """Whether the next call is likely to continue this segment, and the reader can."""
-        last = self.segment.stop == len(self.stream)
-        return self.memory.live is not None and last and not self.is_full and reader.continues
+    def keeps_open(self, reader: PrefixReader, queue: LatentMemoryQueue) -> bool:
+        """Whether the next call is likely to continue this segment, the reader can, and what it needs has room.
+
+        The room is asked for beforehand: recording the rows of a large backbone takes as much again as keeping them.
+        """
+        live, last = self.memory.live, self.segment.stop == len(self.stream)
+        if live is None or not last or self.is_full or not reader.continues:
+            return False
+        # What was run of a queue that now moves is let go of, see _live_after.
+        moves = self.memory.latents.shape[0] + len(self.new) * queue.num_latents > queue.capacity_latents
+        beside = 0 if moves or live.reading is None else live.reading.nbytes
+        return beside + reader.kept_bytes(self.length(queue)) <= live.limit_bytes
 
 
 class _WrittenSegment(NamedTuple):
@@ -179,11 +187,12 @@ def _write(stack: Stack, every: Sequence[_Job], batch: Sequence[int]) -> list[_W
         ids = [torch.as_tensor(turn, device=stack.device) for turn in turns]
         memory = job.start(queue)
         rows.append(SegmentRow(queue.read(memory if job.past is None else memory[:0]), ids, job.past))
-    written = reader.write(rows, keep=any(job.keeps_open(reader) for job in jobs))
+    keep = [job.keeps_open(reader, queue) for job in jobs]
+    written = reader.write(rows, keep=any(keep))
     counts = [len(job.new) * queue.num_latents for job in jobs]
     return [
-        _WrittenSegment(queue.write(one.states[-count:]), one.past if job.keeps_open(reader) else None)
-        for job, one, count in zip(jobs, written, counts, strict=True)
+        _WrittenSegment(queue.write(one.states[-count:]), one.past if wanted else None)
+        for wanted, one, count in zip(keep, written, counts, strict=True)
     ]
 
 

@@ -86,11 +86,12 @@ class PastRows:
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Put the past's keys and values in front of those of layer ``layer_idx``, ``(N, heads, T, d)``."""
+        if self.width:
+            key_states = self._before(key_states, layer_idx, 0)
+            value_states = self._before(value_states, layer_idx, 1)
         if self._keep:
             self.attended[layer_idx] = (key_states, value_states)
-        if not self.width:
-            return key_states, value_states
-        return self._before(key_states, layer_idx, 0), self._before(value_states, layer_idx, 1)
+        return key_states, value_states
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Rows of the past; positions and masks are given explicitly, so only its being a number matters."""
@@ -147,24 +148,50 @@ class PastRows:
             return pasts[0].unsqueeze(0).expand(self._rows, *pasts[0].shape)
         return torch.stack(list(pasts))
 
-    def after(self, row: int, length: int, memory_rows: int) -> KeyValues:
-        """Give what is kept of call row ``row``: its past and its first ``length`` own rows.
+    def kept(self, own: Sequence[tuple[int, int]]) -> list[KeyValues]:
+        """Give what is kept of every row of the call: its past and its first own rows. The record is let go of.
 
         Args:
-            length: Own rows that are real. Where layers are recurrent, the call's rows must have no padding.
-            memory_rows: How many of the own rows are memory.
+            own: For each row of the call, how many own rows are real, and how many of those are memory. Where layers
+                are recurrent, the call's rows must have no padding.
         """
-        past = self._pasts[row if len(self._pasts) > 1 else 0]
-        layers: dict[int, Layer] = {}
-        for layer, states in self.attended.items():
-            key, value = (part[row, :, :length] for part in states)
-            if past is None:
-                layers[layer] = AttendedRows(key.clone(), value.clone())  # not views that keep the whole call alive
-            else:
-                before = past.layers[layer]
-                layers[layer] = AttendedRows(torch.cat((before[0], key), dim=1), torch.cat((before[1], value), dim=1))
-        for layer, recurrence in self.recurrence.items():
-            layers[layer] = RecurrentState(self.convolution[layer][row].clone(), recurrence[row].clone())
-        in_order = tuple(layers[layer] for layer in range(len(layers)))
-        before_length, before_memory = (0, 0) if past is None else (past.length, past.memory_rows)
-        return KeyValues(in_order, before_length + length, before_memory + memory_rows)
+        pasts = [self._pasts[row if len(self._pasts) > 1 else 0] for row in range(len(own))]
+        layers: list[dict[int, Layer]] = [{} for _ in own]
+        # Layer by layer, so that the record and what is kept of it are not both held as a whole.
+        for layer in list(self.attended):
+            states = self.attended.pop(layer)
+            for row, (length, _) in enumerate(own):
+                layers[row][layer] = AttendedRows(*(self._rows_of(part, row, length, pasts[row]) for part in states))
+        for layer in list(self.recurrence):
+            convolution, recurrence = self.convolution.pop(layer), self.recurrence.pop(layer)
+            for row in range(len(own)):
+                layers[row][layer] = RecurrentState(convolution[row].clone(), recurrence[row].clone())
+        found = []
+        for past, (length, memory), one in zip(pasts, own, layers, strict=True):
+            before, before_memory = (0, 0) if past is None else (past.length, past.memory_rows)
+            in_order = tuple(one[layer] for layer in range(len(one)))
+            found.append(KeyValues(in_order, before + length, before_memory + memory))
+        return found
+
+    def _rows_of(self, states: Tensor, row: int, length: int, past: KeyValues | None) -> Tensor:
+        """Cut ``(heads, P + length, d)`` of one call row out of what a layer attended to, ``(N, heads, P + T, d)``."""
+        before = 0 if past is None else past.length
+        rows = states[row, :, : self.width + length]
+        if before < self.width:  # a shorter past was filled up behind its end
+            return torch.cat((rows[:, :before], rows[:, self.width :]), dim=1)
+        # Not a view that keeps the whole call alive.
+        return rows if rows.nbytes == states.untyped_storage().nbytes() else rows.clone()
+
+
+def bytes_a_row(config: Any, dtype: torch.dtype) -> int:
+    """Estimate what :class:`KeyValues` hold of one row of a backbone, from its configuration; 0 where that tells not.
+
+    What recurrent layers keep does not grow with the rows and is left out.
+    """
+    depth, heads = (getattr(config, name, 0) for name in ("num_hidden_layers", "num_attention_heads"))
+    if not depth or not heads:
+        return 0
+    size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+    kept_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    attending = [kind for kind in getattr(config, "layer_types", None) or [""] * depth if "linear" not in kind]
+    return 2 * len(attending) * kept_heads * size * dtype.itemsize

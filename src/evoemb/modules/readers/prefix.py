@@ -29,7 +29,7 @@ from evoemb.modules.adapters import (
 )
 from evoemb.modules.backbones.lookup import has_recurrent_layers, has_sliding_layers, is_causal
 from evoemb.modules.config import MemoryConfig
-from evoemb.modules.readers.key_values import KeyValues, PastRows, recurrence_can_continue
+from evoemb.modules.readers.key_values import KeyValues, PastRows, bytes_a_row, recurrence_can_continue
 from evoemb.modules.readers.prefix_rows import (
     MEMORY,
     PADDING,
@@ -178,7 +178,7 @@ class PrefixReader(nn.Module):
         kinds = [kinds_of(one.device, memory=one.shape[0]) for one in new]
         with using(RETRIEVER_ADAPTER):
             _, rows = self._continue(parts, kinds, pasts, None, keep=True)
-        return [rows.after(row, one.shape[0], one.shape[0]) for row, one in enumerate(new)]
+        return rows.kept([(one.shape[0], one.shape[0]) for one in new])
 
     def read_after(
         self, input_ids: Tensor, attention_mask: Tensor, pasts: Sequence[KeyValues], seen: Sequence[int]
@@ -199,6 +199,10 @@ class PrefixReader(nn.Module):
         with using(RETRIEVER_ADAPTER):
             hidden, _ = self._continue(texts, kinds, pasts, seen, keep=False)
         return hidden
+
+    def kept_bytes(self, rows: int) -> int:
+        """Estimate the bytes of what a later turn continues, for ``rows`` rows of memory, turns and queries."""
+        return rows * bytes_a_row(self.backbone.config, self.memory_queries.dtype)
 
     def write(self, segments: Sequence[SegmentRow], *, keep: bool = False) -> list[Written]:
         """Read one segment of each stream and give the states at the memory queries.
@@ -228,12 +232,11 @@ class PrefixReader(nn.Module):
                 hidden = self._run(pad_left(parts), kind_rows)
                 return [Written(row[kind == QUERY], None) for row, kind in zip(hidden, kind_rows, strict=True)]
             hidden, rows = self._continue(parts, kinds, pasts, None, keep=keep)
-        written = []
-        for row, places in enumerate(kinds):
-            states = hidden[row, : len(places)][places == QUERY]
-            memory_rows = int((places == MEMORY).sum())
-            written.append(Written(states, rows.after(row, len(places), memory_rows) if keep else None))
-        return written
+        states = [row[: len(places)][places == QUERY] for row, places in zip(hidden, kinds, strict=True)]
+        kept: Sequence[KeyValues | None] = [None] * len(states)
+        if keep:
+            kept = rows.kept([(len(places), int((places == MEMORY).sum())) for places in kinds])
+        return [Written(*one) for one in zip(states, kept, strict=True)]
 
     def continue_rows(self, rows: Sequence[tuple[Sequence[int], Tensor, int]]) -> list[Tensor]:
         """Run the bare base model, no adapter and no gate, over ``[ first tokens | memory | rest ]``.
