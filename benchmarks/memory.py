@@ -20,7 +20,7 @@ import torch
 from encode import peak_mib
 from shapes import SIZES, model_of, turns_of
 
-from evoemb.modules.adapters import lora_layers, merge_in_inference
+from evoemb.modules.adapters import merge_in_inference
 
 
 def restart_peak() -> None:
@@ -42,10 +42,7 @@ def main() -> None:
     size = SIZES[arguments.size]
     model = model_of(size, dtype=getattr(torch, arguments.dtype))
     weights = sum(parameter.nbytes for parameter in model.parameters()) / 2**20
-    copies = 0.0
-    if merge_in_inference(model[0].model, False if arguments.unmerged else None):
-        adapted = (layer for _, layer in lora_layers(model[0].model))
-        copies = sum(layer.weight.nbytes * len(layer.lora_config) for layer in adapted) / 2**20
+    copies = merge_in_inference(model[0].model, False if arguments.unmerged else None) / 2**20
     model.encode(["w1 w2", "w3"], stateful=True)
     restart_peak()
     loaded = peak_mib()

@@ -13,6 +13,7 @@ from torch import nn
 
 from conftest import make_model, tiny_backbone
 from evoemb._errors import EvoembError, UnsupportedBackboneError
+from evoemb.modules import adapters
 from evoemb.modules.adapter_files import load_adapter, save_adapter
 from evoemb.modules.adapters import (
     AdapterConfig,
@@ -96,6 +97,38 @@ def test_merged_inference_is_the_sum_that_training_computes(adapted):
         merged = states(adapted, name)
         merge_in_inference(adapted, False)
         torch.testing.assert_close(merged, states(adapted, name), rtol=0, atol=2e-5)
+
+
+def test_without_kept_copies_many_rows_are_merged_in_passing_and_few_run_beside(adapted):
+    layers = [layer for _, layer in lora_layers(adapted)]
+    many = torch.randint(0, 20, (4, 30), generator=torch.Generator().manual_seed(0))
+
+    def output(ids: torch.Tensor) -> torch.Tensor:
+        with using("memory"), torch.no_grad():
+            return adapted(ids).last_hidden_state
+
+    assert merge_in_inference(adapted, True) == 2 * sum(layer.weight.nbytes for layer in layers)
+    merged_many, merged_few = output(many), output(IDS)
+    for layer in layers:
+        layer.keeps.clear()
+        layer._merged.clear()
+    assert torch.equal(output(many), merged_many)
+    torch.testing.assert_close(output(IDS), merged_few, rtol=0, atol=2e-5)
+    assert not any(layer._merged for layer in layers)
+    with using("memory"), torch.no_grad():
+        assert all(layer.weight_in_use(IDS.numel()) is None for layer in layers)
+        assert all(layer.weight_in_use(many.numel()) is not None for layer in layers)
+
+
+def test_copies_are_kept_within_a_budget_and_the_retriever_s_first(adapted, monkeypatch):
+    layers = [layer for _, layer in lora_layers(adapted)]
+    one_role = sum(layer.weight.nbytes for layer in layers)
+    assert merge_in_inference(adapted) == 2 * one_role
+    monkeypatch.setattr(adapters, "_KEPT_COPIES_BYTES", one_role + layers[0].weight.nbytes)
+    assert merge_in_inference(adapted) == one_role + layers[0].weight.nbytes
+    assert all("retriever" in layer.keeps for layer in layers)
+    assert [layer for layer in layers if "memory" in layer.keeps] == layers[:1]
+    assert merge_in_inference(adapted, False) == 0
 
 
 def test_merging_leaves_the_base_weights_alone_and_follows_every_change(adapted):

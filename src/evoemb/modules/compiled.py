@@ -63,7 +63,8 @@ class _Block:
     def __call__(self, hidden: Tensor) -> Tensor:
         block = self._block
         layers = [getattr(block, name) for name in _PROJECTIONS]
-        weights = [layer.weight_in_use() if isinstance(layer, LoraLinear) else layer.weight for layer in layers]
+        count = hidden.shape[:-1].numel()
+        weights = [layer.weight_in_use(count) if isinstance(layer, LoraLinear) else layer.weight for layer in layers]
         if block.training or torch.is_grad_enabled() or any(weight is None for weight in weights):
             output: Tensor = block._call_impl(hidden)
             return output
