@@ -175,6 +175,21 @@ def test_one_data_set_comes_from_a_list_jsonl_parquet_datasets_and_a_stream(tmp_
     assert [parse_row(row) for row in streaming] == wanted
 
 
+@pytest.mark.parametrize("name", ["org/chats", "org/chats-1.5", "chats"])
+def test_a_name_that_is_no_file_is_asked_of_the_hub(name, monkeypatch):
+    import datasets
+
+    asked = []
+
+    def load_dataset(*names: str, **options: Any) -> Any:
+        asked.append((names, options))
+        return datasets.Dataset.from_list(rows(2))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert [parse_row(row) for row in stream_dataset(name)] == [parse_row(row) for row in rows(2)]
+    assert asked == [((name,), {"split": "train", "streaming": False})]
+
+
 def test_rows_of_different_forms_mix_in_one_list():
     kept = stream_dataset([*rows(1), evotrain_row()])
     assert [parse_row(row).questions[0].evidence for row in kept] == [(3,), (1,)]

