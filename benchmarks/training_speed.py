@@ -1,7 +1,7 @@
 """Measure a training step with each way of reading a stream, side by side in one run.
 
     python benchmarks/training_speed.py                # offline MiniLM and a small random decoder
-    python benchmarks/training_speed.py --turns 32 --repeats 5 --checkpointing
+    python benchmarks/training_speed.py --turns 32 --repeats 5
 
 Ways:
 
@@ -11,15 +11,20 @@ Ways:
 
 The ways are timed in turn, ``--repeats`` times, on the same streams and with the same loss; the ratio is the median of
 the pairs. Segment batching changes the latents, so it is another model; blocks give the numbers of turn by turn.
+
+Then each way runs in a fresh process of its own, once with and once without gradient checkpointing: a step on one turn
+to warm up, and a step by which memory grows above that. That is resident memory on a CPU (Linux), allocated memory on a
+GPU. The step behind it is timed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import random
-import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -55,30 +60,57 @@ def step(model: EvoEmbedding, features: dict[str, Any], loss: EvidenceContrastiv
     return time.perf_counter() - start
 
 
-def arms(args: argparse.Namespace) -> dict[str, tuple[EvoEmbedding, dict[str, Any]]]:
-    """Build models and features: a decoder turn by turn and in segments, an encoder turn by turn and in blocks."""
+WAYS = {"decoder": ("per turn", "segments"), "encoder": ("per turn", "blocks")}
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def arm(kind: str, way: str, args: argparse.Namespace) -> tuple[EvoEmbedding, dict[str, Any]]:
+    """Build the model and the features of one way."""
     data = [parse_row(row(args.turns, args.words)) for _ in range(args.streams)]
-    with tempfile.TemporaryDirectory() as folder:
-        decoders = {
-            turns: tiny_model(
-                "decoder", Path(folder) / str(turns), 0, init="paper", segment_turns=turns, hidden=args.hidden
-            )
-            for turns in (1, 16)
-        }
-    encoder = EvoEmbedding(base_model(), device="cpu")
-    built = {
-        "decoder, per turn": (decoders[1], 1),
-        "decoder, segments": (decoders[16], args.rows),
-        "encoder, per turn": (encoder, 1),
-        "encoder, blocks": (encoder, args.rows),
-    }
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    found = {}
-    for name, (model, rows) in built.items():
-        if args.checkpointing:
-            model.gradient_checkpointing_enable()
-        collator = StreamCollator(model.to(device), answers=False, row_limit=rows)
-        found[name] = (model.train(), collator.features(data))
+    if kind == "encoder":
+        model = EvoEmbedding(base_model(), device="cpu")
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            turns = 1 if way == "per turn" else 16
+            model = tiny_model("decoder", Path(folder), 0, segment_turns=turns, hidden=args.hidden)
+    collator = StreamCollator(model.to(DEVICE), answers=False, row_limit=1 if way == "per turn" else args.rows)
+    return model.train(), collator.features(data)
+
+
+def measure(kind: str, way: str, args: argparse.Namespace) -> dict[str, float]:
+    """Give by how many MiB memory grows in a step, and the seconds of the next, in this process."""
+    model, features = arm(kind, way, args)
+    if args.checkpointing:
+        model.gradient_checkpointing_enable()
+    loss = EvidenceContrastiveLoss(model)
+    collator = StreamCollator(model, answers=False)
+    step(model, collator.features([parse_row(row(1, args.words))]), loss)
+    model.zero_grad(set_to_none=True)
+    if DEVICE == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step(model, features, loss)
+        grown = torch.cuda.max_memory_allocated() - before
+    else:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts again from here
+        before = resident("VmRSS")
+        step(model, features, loss)
+        grown = resident("VmHWM") - before
+    return {"mib": grown / 2**20, "seconds": step(model, features, loss)}
+
+
+def resident(field: str) -> int:
+    """Read a figure of this process's memory from Linux, in bytes."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 2**10 for line in lines if line.startswith(field + ":"))
+
+
+def measured_apart(kind: str, way: str, given: list[str], *, checkpointing: bool) -> dict[str, float]:
+    """Run :func:`measure` in a fresh process."""
+    command = [sys.executable, __file__, *given, "--measure", kind, way]
+    command += ["--checkpointing"] if checkpointing else []
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
@@ -91,25 +123,37 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=64, help="rows of one forward in segments and blocks")
     parser.add_argument("--hidden", type=int, default=256, help="hidden size of the random decoder")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--checkpointing", action="store_true", help="with --measure: checkpoint gradients")
+    parser.add_argument(
+        "--measure", nargs=2, metavar=("KIND", "WAY"), help="one way's memory, as the main run calls it"
+    )
     args = parser.parse_args()
     logging.disable(logging.WARNING)
-    built = arms(args)
-    times: dict[str, list[float]] = {name: [] for name in built}
+    if args.measure:
+        print(json.dumps(measure(*args.measure, args)))
+        return
+    built = {(kind, way): arm(kind, way, args) for kind, ways in WAYS.items() for way in ways}
+    times: dict[tuple[str, str], list[float]] = {name: [] for name in built}
     for repeat in range(args.repeats + 1):
         for name, (model, features) in built.items():
             seconds = step(model, features, EvidenceContrastiveLoss(model))
             if repeat:  # the first one warms up
                 times[name].append(seconds)
-    print(f"{args.streams} x {args.turns} turns of {args.words} words, checkpointing {args.checkpointing}")
-    for kind, fast in (("decoder", "segments"), ("encoder", "blocks")):
-        slow_times, fast_times = times[f"{kind}, per turn"], times[f"{kind}, {fast}"]
-        ratio = statistics.median(slow / quick for slow, quick in zip(slow_times, fast_times, strict=True))
+    print(f"{args.streams} x {args.turns} turns of {args.words} words, {DEVICE}, {torch.get_num_threads()} threads")
+    for kind, (slow, fast) in WAYS.items():
+        slow_times, fast_times = times[kind, slow], times[kind, fast]
+        ratio = statistics.median(one / other for one, other in zip(slow_times, fast_times, strict=True))
         print(
-            f"{kind}: per turn {statistics.median(slow_times):.3f} s a step, "
+            f"{kind}: {slow} {statistics.median(slow_times):.3f} s a step, "
             f"{fast} {statistics.median(fast_times):.3f} s, ratio {ratio:.1f}"
         )
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MiB, all models together")
+    print("\nmemory of a step beside the weights, and its time, without and with gradient checkpointing")
+    for kind, way in built:
+        plain, saving = (measured_apart(kind, way, sys.argv[1:], checkpointing=on) for on in (False, True))
+        print(
+            f"{kind}, {way}: {plain['mib']:.0f} MiB and {plain['seconds']:.3f} s without, "
+            f"{saving['mib']:.0f} MiB and {saving['seconds']:.3f} s with"
+        )
 
 
 if __name__ == "__main__":
