@@ -277,3 +277,27 @@ def test_small_talk_before_a_row_moves_its_evidence_along():
         assert long["query"] == short["query"]
         assert long["evidence"] == [[at + count for at in places] for places in short["evidence"]]
         assert long["asked_at"] == [at + count for at in short["asked_at"]]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's, on transformers' side
+def test_the_control_learns_from_the_same_rows_without_a_memory(base_folder, monkeypatch, tmp_path):
+    import control
+    from sentence_transformers import SentenceTransformer
+    from train import Recipe, rows_of
+
+    folder = str(base_folder("bert"))
+    monkeypatch.setattr(control, "base_model", lambda: folder)
+    recipe = Recipe(steps=12, streams=1, queries=6, max_turns=12, learning_rate=5e-3, warmup_steps=2, memory_layers=1)
+    torch.manual_seed(0)
+    model, rows = control.adapted_base(recipe), rows_of(recipe, 0, None, None)
+    row = next(row for row in rows if [] in row["evidence"])
+    before = control.row_loss(model, row, recipe).item()
+    assert before == pytest.approx(control.row_loss(model, row, replace(recipe, drift_weight=9.0)).item(), abs=1e-4)
+    control.train(model, [row] * 12, recipe)
+    assert control.row_loss(model, row, recipe).item() < before - 0.05
+    model[0].model = model[0].model.merge_and_unload()
+    model.save_pretrained(str(tmp_path), create_model_card=False)
+    texts = row["turns"][:3]
+    saved, base = (SentenceTransformer(one).encode(texts) for one in (str(tmp_path), folder))
+    assert saved == pytest.approx(model.encode(texts), abs=1e-5)
+    assert abs(saved - base).max() > 1e-3

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from generator.facts import EASY_CATEGORIES, STATE_CATEGORIES, UNIT_CATEGORIES
 from generator.streams import Shape, make_streams
+from sentence_transformers import SentenceTransformer
 
 from evoemb import EvoEmbedding
 from evoemb.evaluation.anchors import make_anchor
@@ -27,7 +28,7 @@ from evoemb.evaluation.metrics import averages, summary
 from evoemb.evaluation.runs import SystemRun, run_systems
 from evoemb.evaluation.schema import EvalStream, parse_stream
 from evoemb.evaluation.streams import read_streams
-from evoemb.evaluation.systems import StaticVectors
+from evoemb.evaluation.systems import StaticSystem, StaticVectors, System
 
 CONTROLS = ("on", "off", "shuffled", "ages")
 """``ages``: the stream's own memory with its turns in random order, that is, of wrong age."""
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--sgd", help="SGD conversations, development half")
     parser.add_argument("--locomo", help="LoCoMo conversations (CC BY-NC: to measure, never to train)")
     parser.add_argument("--limit", type=int, help="streams read of each file")
+    parser.add_argument("--control", help="a model of control.py: what the same training gives without a memory")
     parser.add_argument("--sts", help="STS-B test pairs, a line each: first text, second text, score")
     parser.add_argument("--speed", action="store_true", help="time of a stream, with memory and without")
     parser.add_argument("--controls", nargs="+", default=list(CONTROLS), choices=CONTROLS)
@@ -53,15 +55,18 @@ def main() -> None:
     model = EvoEmbedding(told.model)
     model.eval()
     found: dict[str, Any] = {"model": told.model}
+    beside = [StaticSystem(StaticVectors(SentenceTransformer(told.control)), "control")] if told.control else []
     if told.streams:
         streams = generated(told.streams, Shape(10, 48), told.split)
-        found["generated"] = by_category("generated", model, streams, told.controls)
+        found["generated"] = by_category("generated", model, streams, told.controls, beside)
     if told.long:
-        found["long"] = by_category("200 to 300 turns", model, generated(told.long, Shape(200, 300)), ("on", "off"))
+        found["long"] = by_category(
+            "200 to 300 turns", model, generated(told.long, Shape(200, 300)), ("on", "off"), beside
+        )
     if told.sgd:
-        found["sgd"] = state_questions(model, read_streams(told.sgd, told.limit), told.controls)
+        found["sgd"] = state_questions(model, read_streams(told.sgd, told.limit), told.controls, beside)
     if told.locomo:
-        found["locomo"] = conversations(model, read_streams(told.locomo, told.limit), told.controls)
+        found["locomo"] = conversations(model, read_streams(told.locomo, told.limit), told.controls, beside)
     if told.sts:
         found["sts"] = similarity_of_pairs(model, Path(told.sts))
     if told.speed:
@@ -76,19 +81,29 @@ def generated(count: int, shape: Shape, split: Any = "test", seed: int = 0) -> l
 
 
 def runs(
-    model: EvoEmbedding, streams: Sequence[EvalStream], controls: Sequence[str], anchors: Sequence[str]
+    model: EvoEmbedding,
+    streams: Sequence[EvalStream],
+    controls: Sequence[str],
+    anchors: Sequence[str],
+    beside: Sequence[System],
 ) -> list[SystemRun]:
-    """Score anchors and the model under every control."""
+    """Score anchors, what else stands ``beside`` them, and the model under every control."""
     vectors = StaticVectors(model)
-    systems: list[Any] = [make_anchor(name, vectors) for name in anchors]
+    systems: list[Any] = [*(make_anchor(name, vectors) for name in anchors), *beside]
     systems += [EvolvingSystem(model, control=Control(kind), all_streams=streams) for kind in controls]
     return run_systems(systems, streams, group_size=16)
 
 
-def by_category(title: str, model: EvoEmbedding, streams: Sequence[EvalStream], controls: Sequence[str]) -> Table:
+def by_category(
+    title: str,
+    model: EvoEmbedding,
+    streams: Sequence[EvalStream],
+    controls: Sequence[str],
+    beside: Sequence[System] = (),
+) -> Table:
     """R@1 of each category, and PICK over the categories of identical turns."""
     table: Table = {}
-    for run in runs(model, streams, controls, ("static", "bm25")):
+    for run in runs(model, streams, controls, ("static", "bm25"), beside):
         groups = summary(run.outcomes)["by_category"]
         row = {name: 100 * groups[name]["hit@1"] for name in CATEGORIES if name in groups}
         row["ALL"] = 100 * averages(run.outcomes)["hit@1"]
@@ -106,10 +121,12 @@ def by_category(title: str, model: EvoEmbedding, streams: Sequence[EvalStream], 
 CATEGORIES = (*STATE_CATEGORIES, *UNIT_CATEGORIES, *EASY_CATEGORIES)
 
 
-def state_questions(model: EvoEmbedding, streams: Sequence[EvalStream], controls: Sequence[str]) -> Table:
+def state_questions(
+    model: EvoEmbedding, streams: Sequence[EvalStream], controls: Sequence[str], beside: Sequence[System] = ()
+) -> Table:
     """Order accuracy, first and last jointly, the same question at two times, and R@10 of slots with one value."""
     table: Table = {}
-    for run in runs(model, streams, controls, ("static", "position")):
+    for run in runs(model, streams, controls, ("static", "position"), beside):
         whole = summary(run.outcomes)
         table[run.name] = {
             "order": 100 * whole["overall"]["order_acc"],
@@ -123,15 +140,17 @@ def state_questions(model: EvoEmbedding, streams: Sequence[EvalStream], controls
     return table
 
 
-def conversations(model: EvoEmbedding, streams: Sequence[EvalStream], controls: Sequence[str]) -> Table:
+def conversations(
+    model: EvoEmbedding, streams: Sequence[EvalStream], controls: Sequence[str], beside: Sequence[System] = ()
+) -> Table:
     """R@10 over whole conversations, with paired bootstrap intervals of the memory over static and shuffled."""
     table: Table = {}
-    done = {run.name: run for run in runs(model, streams, controls, ("static", "centred", "mix", "bm25"))}
+    done = {run.name: run for run in runs(model, streams, controls, ("static", "centred", "mix", "bm25"), beside)}
     for name, run in done.items():
         whole = averages([one for one in run.outcomes if one.query.category != "adversarial"])
         table[name] = {"R@10": 100 * whole["recall@10"], "R@1": 100 * whole["recall@1"], "MRR": 100 * whole["mrr"]}
     show(f"conversations, {len(streams)} streams", table)
-    for other in ("static", "memory shuffled"):
+    for other in ("static", "mix", "centred", "control", "memory shuffled"):
         if other in done and "memory on" in done:
             print(f"memory on minus {other}: {difference(done['memory on'], done[other])}")
     return table

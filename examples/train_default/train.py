@@ -10,16 +10,19 @@ import json
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from generator.streams import Shape
 from objective import DefaultModelLoss
-from rows import make_rows
+from rows import Row, make_rows
+from sentence_transformers import SentenceTransformer
 
 from evoemb import EvoEmbedding
 from evoemb.defaults import base_model
 from evoemb.training import EvoEmbeddingTrainer, EvoEmbeddingTrainingArguments
+
+Model = TypeVar("Model", bound=SentenceTransformer)
 
 
 @dataclass(frozen=True)
@@ -59,20 +62,30 @@ class Recipe:
 def main() -> None:
     """Read the command line, train, write."""
     parser = argparse.ArgumentParser(description=__doc__)
+    add_recipe_options(parser)
+    parser.add_argument("--start", help="a model of an earlier run to go on from; None begins with an untrained memory")
+    told = parser.parse_args()
+    train(recipe_of(told), told.output, told.seed, told.sgd, told.babi, told.start)
+
+
+def add_recipe_options(parser: argparse.ArgumentParser) -> None:
+    """Add what a run and its control share."""
     parser.add_argument("output", type=Path)
     parser.add_argument("--sgd", help="SGD conversations, training half, in evoemb's stream format")
     parser.add_argument("--babi", help="bAbI stories, training half, in evoemb's stream format")
     parser.add_argument("--config", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start", help="a model of an earlier run to go on from; None begins with an untrained memory")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    told = parser.parse_args()
+
+
+def recipe_of(told: argparse.Namespace) -> Recipe:
+    """Give the recipe of ``--config`` with the changes of ``--set``."""
     chosen: dict[str, Any] = json.loads(told.config.read_text()) if told.config else {}
     kinds = {field.name: type(field.default) for field in fields(Recipe)}
     for change in told.set:
         name, _, value = change.partition("=")
         chosen[name] = value == "true" if kinds[name] is bool else kinds[name](value)
-    train(Recipe(**chosen), told.output, told.seed, told.sgd, told.babi, told.start)
+    return Recipe(**chosen)
 
 
 def train(
@@ -87,22 +100,7 @@ def train(
     output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     model = without_dropout(EvoEmbedding(start) if start else fresh_model(recipe))
-    rows = make_rows(
-        recipe.steps * recipe.streams,
-        seed,
-        shape=Shape(recipe.min_turns, recipe.max_turns, max_leading=recipe.max_leading),
-        queries=recipe.queries,
-        foreign=recipe.foreign,
-        sgd_file=sgd_file,
-        sgd_share=recipe.sgd_share,
-        sgd_turns=recipe.sgd_turns,
-        context=recipe.context,
-        babi_file=babi_file,
-        babi_share=recipe.babi_share,
-        lead=recipe.lead,
-        lead_share=recipe.lead_share,
-        values_share=recipe.values_share,
-    )
+    rows = rows_of(recipe, seed, sgd_file, babi_file)
     loss = DefaultModelLoss(
         model,
         temperature=recipe.temperature,
@@ -142,6 +140,26 @@ def train(
     return model
 
 
+def rows_of(recipe: Recipe, seed: int, sgd_file: str | None, babi_file: str | None) -> list[Row]:
+    """Give the rows of all steps; a run and its control have the same."""
+    return make_rows(
+        recipe.steps * recipe.streams,
+        seed,
+        shape=Shape(recipe.min_turns, recipe.max_turns, max_leading=recipe.max_leading),
+        queries=recipe.queries,
+        foreign=recipe.foreign,
+        sgd_file=sgd_file,
+        sgd_share=recipe.sgd_share,
+        sgd_turns=recipe.sgd_turns,
+        context=recipe.context,
+        babi_file=babi_file,
+        babi_share=recipe.babi_share,
+        lead=recipe.lead,
+        lead_share=recipe.lead_share,
+        values_share=recipe.values_share,
+    )
+
+
 def fresh_model(recipe: Recipe) -> EvoEmbedding:
     """Give the frozen base with an untrained memory."""
     return EvoEmbedding(
@@ -160,7 +178,7 @@ def fresh_model(recipe: Recipe) -> EvoEmbedding:
     )
 
 
-def without_dropout(model: EvoEmbedding) -> EvoEmbedding:
+def without_dropout(model: Model) -> Model:
     """Switch off the base's own dropout: it is not trained, and noise in it would blur what the memory is to learn."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):

@@ -63,11 +63,10 @@ def test_turns_without_words_keep_their_places_for_every_system(models, eval_str
     """Published chats hold messages that are empty; a turn left out would move all the numbers behind it."""
     from evoemb.evaluation.anchors import ANCHORS
 
-    holed = [
-        replace(stream, turns=(*(replace(turn, text=text) for turn, text in zip(stream.turns[:2], ("", " \n"))),
-                               *stream.turns[2:]))
-        for stream in eval_streams
-    ]  # fmt: skip
+    holed = []
+    for stream in eval_streams:
+        first, second, *rest = stream.turns
+        holed.append(replace(stream, turns=(replace(first, text=""), replace(second, text=" \n"), *rest)))
     found = [
         evaluate(streams, models("bert", "attention"), replace(PLAN, against=tuple(ANCHORS), hybrid=True), name="made")
         for streams in (eval_streams, holed)
