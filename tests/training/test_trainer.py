@@ -345,6 +345,8 @@ def test_a_streaming_data_set_trains(encoder, tmp_path):
     trainer = EvoEmbeddingTrainer(encoder, arguments(tmp_path), source)
     trainer.train()
     assert len(logged(trainer)) == 3
+    with pytest.raises(InputError, match="max_batch_tokens=40 was given with a streaming data set"):
+        EvoEmbeddingTrainer(encoder, arguments(tmp_path, max_batch_tokens=40), source)
 
 
 def test_several_data_sets_train_with_a_loss_each(encoder, tmp_path):

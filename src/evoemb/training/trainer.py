@@ -149,7 +149,14 @@ def _read_whole_rows(args: Any, dataset: Any) -> None:
     """Let every process read rows of its own: accelerate would cut one process's batch by rows of its tensors."""
     from datasets import IterableDataset
 
-    if isinstance(dataset, IterableDataset) and args.accelerator_config.dispatch_batches is None:
+    if not isinstance(dataset, IterableDataset):
+        return
+    if budget := getattr(args, "max_batch_tokens", None):
+        raise InputError(
+            f"max_batch_tokens={budget} was given with a streaming data set, whose rows cannot be sorted by length. "
+            "Leave it out, or load the rows without streaming; token_limit bounds the memory of a forward."
+        )
+    if args.accelerator_config.dispatch_batches is None:
         args.accelerator_config.dispatch_batches = False
 
 
