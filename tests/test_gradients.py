@@ -117,7 +117,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(trainable, stream):
     for name, gradient in plain.items():
         # Other kernels run without a cache, so sums differ in their last bits; a wrong adapter differs by its own size.
         assert (checkpointed[name] - gradient).abs().max() <= 1e-3 * gradient.abs().max() + 1e-5, name
-    assert calls or trainable.memory_config.reader == "attention", "nothing was checkpointed"
+    assert calls, "nothing was checkpointed"
 
 
 def test_the_differentiable_pass_gives_the_embeddings_of_encode(trainable, stream):

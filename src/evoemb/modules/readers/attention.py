@@ -13,8 +13,9 @@ bare backbone in any case.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -76,12 +77,29 @@ class _Window(NamedTuple):
     bias: Tensor
     valid: Tensor
 
-    def of(self, bucket_rows: Tensor, slots: Tensor, streams: Tensor) -> _Window:
-        """Gather each row's own window, ``slots`` ``(N, W)``, from those of whole streams ``(B, heads, L, d)``."""
+
+class _Queue(NamedTuple):
+    """The queue in one layer, as tensors that gradients go through.
+
+    Keys and values of whole streams, or of one that all rows see, ``(B or 1, heads, L, d)``; for the slots of a window,
+    the bias of each head ``(heads, W)`` and what is added to keys ``(heads, W, d)``.
+    """
+
+    key: Tensor
+    value: Tensor
+    bias: Tensor
+    offset: Tensor
+
+    def window(self, valid: Tensor) -> _Window:
+        """Give the window of rows that see all of it."""
+        return _Window(self.key + self.offset, self.value, self.bias, valid)
+
+    def of_rows(self, *, streams: Tensor, slots: Tensor, valid: Tensor) -> _Window:
+        """Gather the window of each row: ``slots`` ``(n, W)`` of its stream, ``(n,)``."""
         # Advanced indices stand apart, so the gathered axes come first.
-        chosen = (streams[bucket_rows][:, None], slice(None), slots[bucket_rows])
+        chosen = (streams[:, None], slice(None), slots)
         key, value = (part[chosen].transpose(1, 2) for part in (self.key, self.value))
-        return _Window(key, value, self.bias, self.valid[bucket_rows])
+        return _Window(key + self.offset, value, self.bias, valid)
 
 
 class AttentionReader(nn.Module):
@@ -158,12 +176,11 @@ class AttentionReader(nn.Module):
         bucket = self._enter(input_ids, attention_mask)
         bucket.reading = self._reading(bool(sees.any()))
         for index in range(self.num_memory_layers):
-            seen = None
+            queue = None
             if memory.shape[1]:
-                key, value = self._memory_heads(index, self._layer_latents(memory, index))
-                bias, offset = self._age_terms(index, memory.shape[1])
-                seen = _Window(key + offset, value, bias, memory_mask)
-            bucket.hidden, _ = self._read_layer(index, bucket, seen)
+                heads = self._memory_heads(index, self._layer_latents(memory, index))
+                queue = _Queue(*heads, *self._age_terms(index, memory.shape[1]))
+            self._run_layer(index, bucket, queue, lambda seen: seen.window(memory_mask), write=False)
         return self.family.final(bucket.hidden)
 
     def read_and_write(
@@ -214,22 +231,17 @@ class AttentionReader(nn.Module):
         for index in range(self.num_memory_layers):
             entering = torch.cat([bucket.queries for bucket in running])
             latents.append(entering[order.argsort()])
-            everyone: _Window | None = None
+            queue: _Queue | None = None
             if width:
                 fresh = entering.new_zeros(streams, turns, num_latents, entering.shape[-1])
                 fresh = fresh.index_put((row_stream[order], row_index[order]), entering).flatten(1, 2)
                 queued = torch.cat((self._layer_latents(carried, index).to(fresh.dtype), fresh), dim=1)
-                bias, offset = self._age_terms(index, width)
-                everyone = _Window(*self._memory_heads(index, queued), bias, valid)
+                queue = _Queue(*self._memory_heads(index, queued), *self._age_terms(index, width))
             for bucket in running:
-                seen = everyone and everyone.of(bucket.rows, slots, row_stream)
-                if seen:
-                    seen = seen._replace(key=seen.key + offset)
-                hidden, text = self._read_layer(index, bucket, seen)
+                rows = bucket.rows
+                own = partial(_Queue.of_rows, streams=row_stream[rows], slots=slots[rows], valid=valid[rows])
                 # The last layer's outcome at the query tokens enters no layer, so it is nobody's latent.
-                if index + 1 < self.num_memory_layers:
-                    bucket.queries = self._write_layer(index, bucket, text, seen)
-                bucket.hidden = hidden
+                self._run_layer(index, bucket, queue, own, write=index + 1 < self.num_memory_layers)
         return BlockOutput(self._leave(running, order, input_ids.shape[1]), torch.cat(latents, dim=-1))
 
     def _enter(self, input_ids: Tensor, attention_mask: Tensor, rows: Tensor | None = None) -> _Bucket:
@@ -252,6 +264,29 @@ class AttentionReader(nn.Module):
     def _reading(self, sees_memory: bool) -> str | None:
         """Name the adapter of texts that see a memory, or see none."""
         return MEMORY_ADAPTER if sees_memory and self.config.adapted_reading else None
+
+    def _run_layer(
+        self, index: int, bucket: _Bucket, queue: _Queue | None, seen_of: Callable[[_Queue], _Window], *, write: bool
+    ) -> None:
+        """Run a bucket's text, and with ``write`` its query tokens, through one memory layer.
+
+        With gradient checkpointing the backward pass runs it again, the gathering of windows included, instead of
+        holding what lies between.
+        """
+
+        def run(hidden: Tensor, queries: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor]:
+            entering = replace(bucket, hidden=hidden, queries=queries)
+            seen = seen_of(_Queue(*parts)) if parts else None
+            left, text = self._read_layer(index, entering, seen)
+            return left, self._write_layer(index, entering, text, seen) if write else queries
+
+        layer: Any = self.family.layers[self.first_layer + index]
+        again = getattr(layer, "_gradient_checkpointing_func", None) if layer.training else None
+        tensors = (bucket.hidden, bucket.queries, *(queue or ()))
+        if again is not None and getattr(layer, "gradient_checkpointing", False):
+            bucket.hidden, bucket.queries = again(run, *tensors)
+        else:
+            bucket.hidden, bucket.queries = run(*tensors)
 
     def _read_layer(self, index: int, bucket: _Bucket, seen: _Window | None) -> tuple[Tensor, Heads]:
         """Run the text through one memory layer; give its states and the heads it was projected to."""
