@@ -14,20 +14,27 @@ from torch import nn
 
 
 class Run(NamedTuple):
-    """A forward of ``own`` new rows behind ``past`` rows that have been run already."""
+    """A forward of ``own`` new rows behind ``past`` rows that have been run already.
+
+    ``read`` names the own rows whose states are wanted; of the others the last layer needs keys and values only.
+    """
 
     own: int
     past: int = 0
+    read: Sequence[int] = ()
 
 
 def floating_operations(size: Size, runs: Iterable[Run]) -> float:
     """Count multiplications and additions of the layers, adapters merged: no head, no padding, no masked attention."""
     queries, keys = size.heads * size.head_dim, size.kv_heads * size.head_dim
-    linear = size.hidden * (2 * queries + 2 * keys) + 3 * size.hidden * size.intermediate
+    seen = size.hidden * 2 * keys  # what later rows see of a row
+    rest = size.hidden * 2 * queries + 3 * size.hidden * size.intermediate
     total = 0.0
-    for own, past in runs:
-        pairs = own * past + own * (own + 1) / 2
-        total += size.layers * (2.0 * linear * own + 4.0 * queries * pairs)
+    for own, past, read in runs:
+        pairs, last_pairs = own * past + own * (own + 1) / 2, sum(past + row + 1 for row in read)
+        total += 2.0 * seen * own * size.layers
+        total += 2.0 * rest * (own * (size.layers - 1) + len(read))
+        total += 4.0 * queries * (pairs * (size.layers - 1) + last_pairs)
     return total
 
 
@@ -42,8 +49,11 @@ def build_runs(size: Size, lengths: Sequence[int], segment_turns: int, segment_t
 
     runs = []
     for segment in SegmentPolicy(segment_turns, segment_tokens).group(lengths):
-        own = sum(lengths[segment.start : segment.stop]) + (segment.stop - segment.start) * size.num_latents
-        runs.append(Run(own + min(size.capacity, segment.start * size.num_latents)))
+        own, read = min(size.capacity, segment.start * size.num_latents), list[int]()
+        for length in lengths[segment.start : segment.stop]:
+            own += length + size.num_latents
+            read += range(own - size.num_latents, own)
+        runs.append(Run(own, read=read))
     return runs
 
 
@@ -58,7 +68,7 @@ def read_runs(size: Size, lengths: Sequence[int], window_turns: int = 1) -> list
         end = number * size.num_latents
         first = -(-max(0, end - size.capacity) // step) * step
         windows[first] = max(windows.get(first, 0), end - first)
-        runs.append(Run(length, end - first))
+        runs.append(Run(length, end - first, [length - 1]))
     return [*(Run(rows) for rows in windows.values()), *runs]
 
 

@@ -106,7 +106,7 @@ class Bench:
             "one more turn (naive: read all again)",
             lambda: self.naive.build(self.ids)[-held:],
             lambda: self._advance(before, self.ids[-1:]).latents[-held:],
-            [Run(self.lengths[-1] + held, past)],
+            [Run(self.lengths[-1] + held, past, range(self.lengths[-1], self.lengths[-1] + held))],
         )
 
     def _read(self, label: str, texts: Sequence[str], *, kept: bool) -> Row:
@@ -118,7 +118,7 @@ class Bench:
             label,
             lambda: torch.stack([self.naive.encode(text, latents) for text in ids]),
             lambda: self.model.encode(texts, state=state, **self.settings),
-            [*([] if kept else [Run(seen)]), *(Run(len(text), seen) for text in ids)],
+            [*([] if kept else [Run(seen)]), *(Run(len(text), seen, [len(text) - 1]) for text in ids)],
             before=(lambda: None) if kept else state.trim,
         )
 

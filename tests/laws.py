@@ -10,8 +10,9 @@ import torch
 from evoemb import MemoryState
 
 # Float32 sums in another order (other batch, other padding) differ in the last bits; tiny models with doubled weights
-# were seen to reach 2e-6 on unit vectors and 1e-5 on latents of norm 10. Real differences between turns exceed 1e-3.
-EMBEDDING_TOLERANCE = 2e-5
+# were seen to reach 2.1e-5 on unit vectors (Llama, 26 turns; float64 is 5e-5 away from either) and 1e-5 on latents of
+# norm 10. Real differences between turns exceed 1e-3.
+EMBEDDING_TOLERANCE = 4e-5
 LATENT_TOLERANCE = 1e-4
 
 

@@ -37,7 +37,7 @@ def test_a_compiled_model_gives_the_same_and_compiles_no_length_anew(compiled, m
     compare(stream)
     compiled.encode("where", state=states[0])  # torch keeps a graph of its own for a single token
     graphs = counters["stats"]["unique_graphs"]
-    assert 0 < graphs < 4
+    assert graphs == 2
     for turns in (stream[:1], stream[2:5], [" ".join(stream)], stream[::-1]):
         compare(turns)
     assert_same_embeddings(compiled.encode("where", state=states[0]), plain.encode("where", state=states[1]))

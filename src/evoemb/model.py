@@ -31,10 +31,10 @@ from evoemb.modules.compiled import compile_feed_forward
 from evoemb.modules.config import MemoryConfig, ReaderName
 from evoemb.modules.fingerprint import fingerprint
 from evoemb.modules.latent_memory_queue import LatentMemoryQueue
-from evoemb.modules.stateful_transformer import StatefulTransformer
+from evoemb.modules.stateful_transformer import LAST_ONLY, StatefulTransformer
 from evoemb.modules.tensor_files import Source
 from evoemb.saved_memory import SavedMemory, default_base, default_memory
-from evoemb.stack import check_stack, evolving_stack, own_module
+from evoemb.stack import check_stack, evolving_stack, own_module, pools_last_token
 from evoemb.state import MemoryState
 from evoemb.stream_memory import StateSpec, StreamMemory
 from evoemb.streaming.rows import Limits, Stack
@@ -335,7 +335,7 @@ class EvoEmbedding(DialogueMethods):
 
     def _stack(self, **extra: Any) -> Stack:
         queue: LatentMemoryQueue = self[1]  # type: ignore[assignment]
-        return Stack(self._transformer, queue, self, self.device, extra)
+        return Stack(self._transformer, queue, self, self.device, {LAST_ONLY: pools_last_token(list(self)), **extra})
 
     def check_state(self, state: MemoryState | None) -> None:
         """Refuse a state that another model made."""

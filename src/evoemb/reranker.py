@@ -19,9 +19,9 @@ from evoemb.dialogue.ids import candidate_ids
 from evoemb.encoding import refuse_parallel, wants_progress_bar
 from evoemb.model import EvoEmbedding
 from evoemb.modules.latent_memory_queue import LatentMemoryQueue
-from evoemb.modules.stateful_transformer import StatefulTransformer
+from evoemb.modules.stateful_transformer import LAST_ONLY, StatefulTransformer
 from evoemb.modules.stream_score import QUERY_EMBEDDING, StreamScore
-from evoemb.stack import own_module
+from evoemb.stack import own_module, pools_last_token
 from evoemb.state import MemoryState
 from evoemb.stream_memory import StreamMemory
 from evoemb.streaming.candidates import CandidateStream, embed_candidates
@@ -200,7 +200,8 @@ class EvoReranker(CrossEncoder):
 
     def _stack(self) -> Stack:
         queue: LatentMemoryQueue = self[1]  # type: ignore[assignment]
-        return Stack(self._transformer, queue, self._embed, self.device, {})
+        extra = {LAST_ONLY: pools_last_token(list(self))}
+        return Stack(self._transformer, queue, self._embed, self.device, extra)
 
     def _embed(self, features: dict[str, Any]) -> dict[str, Any]:
         """Run the embedding modules, all but the score."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 from sentence_transformers.base.modules import Transformer
@@ -107,6 +108,17 @@ def check_stack(modules: list[nn.Module]) -> None:
                 f"{name} is {getattr(memory, name)} in StatefulTransformer and {getattr(queue, name)} in "
                 "LatentMemoryQueue. Build both from one MemoryConfig."
             )
+
+
+def pools_last_token(modules: Sequence[nn.Module]) -> bool:
+    """Tell whether embeddings are made of each text's last token alone.
+
+    Args:
+        modules: The stack. What stands between queue and pooling may look at other tokens, and so may a pooling that
+            leaves a prompt out or is not sentence-transformers' own.
+    """
+    pooling: Any = modules[2]
+    return type(pooling) is Pooling and pooling.pooling_mode == "lasttoken" and bool(pooling.include_prompt)
 
 
 def _check_choices(saved: MemoryConfig, choices: dict[str, Any], source: str | None) -> None:

@@ -68,7 +68,8 @@ class _Block:
         if block.training or torch.is_grad_enabled() or any(weight is None for weight in weights):
             output: Tensor = block._call_impl(hidden)
             return output
-        rows = hidden.flatten(0, -2)  # one length that varies, however many texts
+        # One length that varies, however many texts; as data, for a view's graph serves views of its base's shape only.
+        rows = hidden.flatten(0, -2).data
         return self._compiled(rows, *weights, *(layer.bias for layer in layers), block.act_fn).view(hidden.shape)
 
 

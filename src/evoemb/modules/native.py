@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import Qwen3Config, Qwen3Model
 
 from evoemb._errors import CheckpointError
+from evoemb.modules.backbones.last_layer import states_at
 from evoemb.modules.empty_weights import EmptyWeights, put_tensor
 from evoemb.modules.language_head import NATIVE_PREFIX
 from evoemb.modules.tensor_files import WEIGHTS_FILE, Source, TensorFiles
@@ -112,9 +113,9 @@ class NativeEmbedder(nn.Module):
             longest = len(texts[rows[0]])
             # Padded on the right: a causal model never looks there, and the last token of a row is known.
             ids = torch.tensor([[*texts[row], *[0] * (longest - len(texts[row]))] for row in rows], device=device)
-            hidden = self.model(input_ids=ids, use_cache=False).last_hidden_state
-            for position, row in enumerate(rows):
-                found[row] = F.normalize(hidden[position, len(texts[row]) - 1], dim=-1)
+            last = torch.tensor([[len(texts[row]) - 1] for row in rows], device=device)
+            hidden = states_at(self.model, last, input_ids=ids, use_cache=False)  # (n, 1, H)
+            found.update(zip(rows, F.normalize(hidden[:, 0], dim=-1), strict=True))
         return torch.stack([found[index] for index in range(len(texts))])
 
 

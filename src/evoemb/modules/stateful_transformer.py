@@ -35,6 +35,8 @@ MEMORY_MASK = "memory_mask"
 # Features of a read behind memories that have been run: a list of one or N, and how many latents each text sees.
 PASTS = "memory_pasts"
 SEEN = "memory_seen"
+# Feature of any read: whether what follows looks at each text's last token alone (prefix reader).
+LAST_ONLY = "last_token_only"
 # Features of a block: consecutive turns of several streams, each sees the turns before it (attention reader).
 CARRIED = "carried_latents"
 CARRIED_MASK = "carried_mask"
@@ -178,16 +180,17 @@ class StatefulTransformer(Transformer):
             streams = [features[key] for key in (CARRIED, CARRIED_MASK, ROW_STREAM, ROW_INDEX)]
             output = block.read_and_write(ids, mask, *streams, buckets=features.get(BUCKETS))
             return {**features, "token_embeddings": output.hidden, LATENTS: output.latents}
-        if PASTS in features:
-            hidden = self.reader.read_after(ids, mask, features[PASTS], features[SEEN])  # type: ignore[operator]
-            return {**features, "token_embeddings": hidden}
-        if MEMORY not in features:
+        if MEMORY not in features and PASTS not in features:
             with using(RETRIEVER_ADAPTER if self.memory_config.reader == "prefix" else None):
                 return super().forward(features, **kwargs)
-        memory = (features[MEMORY], features[MEMORY_MASK])
+        last_only = bool(features.get(LAST_ONLY))
         if isinstance(self.reader, AttentionReader):
-            return {**features, "token_embeddings": self.reader.read(ids, mask, *memory)}
-        read = self.reader.read(ids, mask, *memory)
+            hidden = self.reader.read(ids, mask, features[MEMORY], features[MEMORY_MASK])
+            return {**features, "token_embeddings": hidden}
+        if PASTS in features:
+            read = self.reader.read_after(ids, mask, features[PASTS], features[SEEN], last_only=last_only)
+        else:
+            read = self.reader.read(ids, mask, features[MEMORY], features[MEMORY_MASK], last_only=last_only)
         return {**features, "token_embeddings": read.hidden, "attention_mask": read.attention_mask}
 
     def keep_adapter_in_checkpoints(self) -> None:

@@ -27,6 +27,7 @@ from evoemb.modules.adapters import (
     target_names,
     using,
 )
+from evoemb.modules.backbones.last_layer import states_at
 from evoemb.modules.backbones.lookup import has_recurrent_layers, has_sliding_layers, is_causal
 from evoemb.modules.config import MemoryConfig
 from evoemb.modules.readers.key_values import KeyValues, PastRows, bytes_a_row, recurrence_can_continue
@@ -40,6 +41,7 @@ from evoemb.modules.readers.prefix_rows import (
     kinds_of,
     pad_left,
     pad_right,
+    query_places,
     running_positions,
     text_positions,
 )
@@ -74,7 +76,7 @@ class Written(NamedTuple):
 
 
 class ReadOutput(NamedTuple):
-    """Token states ``(N, T, H)`` of the texts, padded on the left, and their mask ``(N, T)``."""
+    """Token states ``(N, T, H)`` of the texts and their mask ``(N, T)``; of last tokens alone, ``T`` is 1."""
 
     hidden: Tensor
     attention_mask: Tensor
@@ -134,7 +136,15 @@ class PrefixReader(nn.Module):
         add_adapter(self.backbone, MEMORY_ADAPTER, lora, targets, seed=_INIT_SEED)
         add_adapter(self.backbone, RETRIEVER_ADAPTER, lora, targets, seed=_INIT_SEED + 1)
 
-    def read(self, input_ids: Tensor, attention_mask: Tensor, memory: Tensor, memory_mask: Tensor) -> ReadOutput:
+    def read(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        memory: Tensor,
+        memory_mask: Tensor,
+        *,
+        last_only: bool = False,
+    ) -> ReadOutput:
         """Encode texts that see a memory.
 
         Args:
@@ -142,6 +152,10 @@ class PrefixReader(nn.Module):
             attention_mask: ``(N, T)``.
             memory: Projected latents ``(N, M, H)``, or ``(1, M, H)`` for one memory that all rows see; newest last.
             memory_mask: True at latents that hold, of the same leading shape.
+            last_only: Give each text's last token alone, which spares the others part of the last layer.
+
+        Returns:
+            Token states padded on the left, with their mask.
         """
         texts = self.backbone.get_input_embeddings()(input_ids)
         rows, shared = input_ids.shape[0], memory.shape[0] == 1
@@ -153,8 +167,12 @@ class PrefixReader(nn.Module):
             parts.append(torch.cat((held.to(text.dtype), text)))
             kinds.append(kinds_of(text.device, memory=held.shape[0], tokens=text.shape[0]))
         kind_rows = pad_left(kinds)
+        inputs = pad_left(parts)
         with using(RETRIEVER_ADAPTER):
-            hidden = self._run(pad_left(parts), kind_rows)
+            if last_only:
+                places = torch.full((rows, 1), inputs.shape[1] - 1, device=inputs.device)
+                return ReadOutput(self._run(inputs, kind_rows, places), torch.ones_like(places))
+            hidden = self._run(inputs, kind_rows)
         width = int(attention_mask.sum(-1).max())
         return ReadOutput(hidden[:, hidden.shape[1] - width :], (kind_rows == TEXT)[:, -width:].long())
 
@@ -176,13 +194,20 @@ class PrefixReader(nn.Module):
         new = [memory[0 if past is None else past.length :] for memory, past in zip(memories, pasts, strict=True)]
         parts = [one.to(self.memory_queries.dtype) for one in new]
         kinds = [kinds_of(one.device, memory=one.shape[0]) for one in new]
+        nothing = torch.zeros(len(parts), 1, dtype=torch.long, device=parts[0].device)  # only the record is read
         with using(RETRIEVER_ADAPTER):
-            _, rows = self._continue(parts, kinds, pasts, None, keep=True)
+            _, rows = self._continue(parts, kinds, pasts, None, keep=True, places=nothing)
         return rows.kept([(one.shape[0], one.shape[0]) for one in new])
 
     def read_after(
-        self, input_ids: Tensor, attention_mask: Tensor, pasts: Sequence[KeyValues], seen: Sequence[int]
-    ) -> Tensor:
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        pasts: Sequence[KeyValues],
+        seen: Sequence[int],
+        *,
+        last_only: bool = False,
+    ) -> ReadOutput:
         """Encode texts behind memories that have been run.
 
         Args:
@@ -190,15 +215,17 @@ class PrefixReader(nn.Module):
             attention_mask: ``(N, T)``.
             pasts: One memory that all rows see, or one a row.
             seen: How many latents of it each row sees, from the oldest on.
+            last_only: As in :meth:`read`.
 
         Returns:
-            Token states ``(N, T, H)``.
+            Token states padded on the right, with their mask.
         """
         texts = self.backbone.get_input_embeddings()(input_ids)
         kinds = attention_mask.long() * TEXT
+        places = attention_mask.long().sum(-1, keepdim=True) - 1 if last_only else None
         with using(RETRIEVER_ADAPTER):
-            hidden, _ = self._continue(texts, kinds, pasts, seen, keep=False)
-        return hidden
+            hidden, _ = self._continue(texts, kinds, pasts, seen, keep=False, places=places)
+        return ReadOutput(hidden, attention_mask if places is None else torch.ones_like(places))
 
     def kept_bytes(self, rows: int) -> int:
         """Estimate the bytes of what a later turn continues, for ``rows`` rows of memory, turns and queries."""
@@ -229,10 +256,11 @@ class PrefixReader(nn.Module):
             keep = keep and (self.sees_beginnings or len(parts) == 1)
             if not keep and not any(pasts):
                 kind_rows = pad_left(kinds)
-                hidden = self._run(pad_left(parts), kind_rows)
-                return [Written(row[kind == QUERY], None) for row, kind in zip(hidden, kind_rows, strict=True)]
-            hidden, rows = self._continue(parts, kinds, pasts, None, keep=keep)
-        states = [row[: len(places)][places == QUERY] for row, places in zip(hidden, kinds, strict=True)]
+                hidden = self._run(pad_left(parts), kind_rows, query_places(kind_rows))
+            else:
+                kind_rows = pad_right(kinds)
+                hidden, rows = self._continue(parts, kind_rows, pasts, None, keep=keep, places=query_places(kind_rows))
+        states = [row[: int((kind == QUERY).sum())] for row, kind in zip(hidden, kinds, strict=True)]
         kept: Sequence[KeyValues | None] = [None] * len(states)
         if keep:
             kept = rows.kept([(len(places), int((places == MEMORY).sum())) for places in kinds])
@@ -263,15 +291,24 @@ class PrefixReader(nn.Module):
         hidden: Tensor = output.last_hidden_state
         return [row[row.shape[0] - part.shape[0] :] for row, part in zip(hidden, parts, strict=True)]
 
-    def _run(self, inputs_embeds: Tensor, kinds: Tensor) -> Tensor:
-        """Run the backbone on whole rows ``(N, L, H)`` whose kinds ``(N, L)`` are padding, memory, text or query."""
-        output = self.backbone(
+    def _run(self, inputs_embeds: Tensor, kinds: Tensor, places: Tensor | None = None) -> Tensor:
+        """Run the backbone on whole rows ``(N, L, H)`` whose kinds ``(N, L)`` are padding, memory, text or query.
+
+        Returns:
+            States of all rows, or at ``places`` ``(N, S)`` alone.
+        """
+        return self._states(
+            places,
             inputs_embeds=inputs_embeds,
             attention_mask=self._mask(kinds, inputs_embeds.dtype),
             position_ids=self._positions(kinds),
-            use_cache=False,
         )
-        hidden: Tensor = output.last_hidden_state
+
+    def _states(self, places: Tensor | None, **inputs: object) -> Tensor:
+        """Run the backbone and give its last states, all ``(N, L, H)`` or those at ``places`` ``(N, S, H)``."""
+        if places is not None:
+            return states_at(self.backbone, places, use_cache=False, **inputs)
+        hidden: Tensor = self.backbone(use_cache=False, **inputs).last_hidden_state
         return hidden
 
     def _continue(
@@ -282,6 +319,7 @@ class PrefixReader(nn.Module):
         seen: Sequence[int] | None,
         *,
         keep: bool,
+        places: Tensor | None,
     ) -> tuple[Tensor, PastRows]:
         """Run rows behind their pasts; they are padded on the right, where causal rows do not look.
 
@@ -290,6 +328,7 @@ class PrefixReader(nn.Module):
             kinds: What their positions are, likewise.
             pasts: One past for all rows, or one a row.
             seen: Rows of its past that each row sees; None means all.
+            places: Own rows whose states are wanted, ``(N, S)``; None means all.
         """
         inputs = parts if isinstance(parts, Tensor) else pad_right(parts)
         kind_rows = kinds if isinstance(kinds, Tensor) else pad_right(kinds)
@@ -303,14 +342,14 @@ class PrefixReader(nn.Module):
         past_memory = torch.tensor(memory_rows, device=inputs.device)
         rows = PastRows(pasts, count, keep=keep)
         mask = continued_mask(kind_rows, past_rows, past_memory, rows.width, self.gate_bias, inputs.dtype)
-        output = self.backbone(
+        hidden = self._states(
+            places,
             inputs_embeds=inputs,
             attention_mask=mask if self.sees_beginnings else {"full_attention": mask, "linear_attention": None},
             position_ids=past_rows[:, None] + torch.arange(inputs.shape[1], device=inputs.device),
             past_key_values=rows,
-            use_cache=False,
         )
-        return output.last_hidden_state, rows
+        return hidden, rows
 
     def _mask(self, kinds: Tensor, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
         """Give the padding mask ``(N, L)``; with a gate the full mask, beside it where layers are of two kinds."""

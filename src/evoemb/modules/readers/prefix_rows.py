@@ -30,6 +30,13 @@ def pad_right(rows: Sequence[Tensor]) -> Tensor:
     return torch.stack([F.pad(row, (0, 0) * (row.dim() - 1) + (0, longest - row.shape[0])) for row in rows])
 
 
+def query_places(kinds: Tensor) -> Tensor:
+    """Give where the queries of each row stand, ``(N, S)`` in order; rows of fewer queries end with other places."""
+    queries = (kinds == QUERY).int()
+    widest = int(queries.sum(-1).max())
+    return queries.argsort(dim=-1, descending=True, stable=True)[:, :widest]
+
+
 def running_positions(kinds: Tensor) -> Tensor:
     """Count positions over real rows ``(N, L)``; padding gets 1, which nobody sees."""
     return ((kinds != PADDING).long().cumsum(-1) - 1).masked_fill(kinds == PADDING, 1)
