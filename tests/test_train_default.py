@@ -20,13 +20,15 @@ if not _FOLDER.is_dir():
     pytest.skip("the examples are not part of this copy", allow_module_level=True)
 sys.path.insert(0, str(_FOLDER))
 
-from context import context_questions  # noqa: E402
+from attention import AttentionTargets, TargetCollator  # noqa: E402
+from context import context_questions, names_in  # noqa: E402
 from generator import phrases, words  # noqa: E402
 from generator.facts import EASY_CATEGORIES, STATE_CATEGORIES, UNIT_CATEGORIES, Act, Ask, Said, replay  # noqa: E402
 from generator.streams import Shape, facts_of, make_stream, make_streams  # noqa: E402
 from objective import DefaultModelLoss  # noqa: E402
 from rows import make_rows  # noqa: E402
 
+from evoemb import EvoEmbedding  # noqa: E402
 from evoemb.evaluation.schema import parse_stream  # noqa: E402
 from evoemb.evaluation.streams import read_streams  # noqa: E402
 from evoemb.training import StreamCollator, parse_row  # noqa: E402
@@ -213,11 +215,78 @@ def test_the_loss_names_its_terms_and_reaches_the_memory_alone(models):
     assert all("lora_" in name or "reader." in name for name in reached)
 
 
-def test_terms_without_weight_or_without_a_foreign_question_are_left_out(models):
+def test_terms_without_weight_are_left_out_and_one_without_a_foreign_question_is_nothing(models):
     model = models("bert", "attention")
     plain = DefaultModelLoss(model, foreign_weight=0, drift_weight=0)
     assert set(plain([_batch(model, [[2], []])])) == {"contrastive"}
-    assert "foreign" not in DefaultModelLoss(model)([_batch(model, [[2], [1]])])
+    assert float(DefaultModelLoss(model)([_batch(model, [[2], [1]])])["foreign"]) == 0
+
+
+def _targets_batch(model, row):
+    features = TargetCollator(model)([row])
+    return {name.removeprefix("stream_"): value for name, value in features.items()}
+
+
+ROW = {
+    "turns": ["i live in paris", "ok", "i live in rome", "ok", "i live in oslo"],
+    "query": ["where did i live before ?", "where do i live ?", "who has the key ?"],
+    "evidence": [[2], [4], []],
+    "asked_at": [5, 5, 5],
+    "anchors": [4, 4, -1],
+    "links": [[2, 0], [4, 2]],
+}
+
+
+def test_targets_of_attention_are_ages_by_text_and_turns_seen(models):
+    model = models("bert", "attention")
+    ids = {text: tuple(own) for text, own in zip(ROW["turns"], model[0].token_ids(ROW["turns"]), strict=True)}
+    before, now, _ = (tuple(own) for own in model[0].token_ids(ROW["query"]))
+    targets = AttentionTargets.of(_targets_batch(model, ROW), window_turns=4)
+    assert targets.links == {ids["i live in rome"]: (2,), ids["i live in oslo"]: (2,)}
+    assert targets.first == {(before, 4): (1,), (now, 4): (1,)}
+    assert targets.then == {(before, 4): (3,), (now, 4): (1,)}
+    assert targets.texts() == {ids["i live in rome"], ids["i live in oslo"], before, now}
+
+
+def test_targets_that_contradict_each_other_are_left_out(models):
+    model = models("bert", "attention")
+    row = {
+        **ROW,
+        "turns": ["i live in rome", "ok", "i live in rome", "i live in rome", "ok"],
+        "links": [[2, 0], [3, 2]],
+    }
+    assert set(AttentionTargets.of(_targets_batch(model, row), window_turns=4).links.values()) == {()}
+
+
+def test_the_attention_terms_fall_where_texts_look_at_their_targets(base_folder):
+    memory = {"memory_layers": 2, "adapted_reading": True}
+    model = EvoEmbedding(str(base_folder("bert")), memory_reader="attention", memory_kwargs=memory)
+    reader = model[0].reader
+    loss = DefaultModelLoss(model, attention_weight=1.0, foreign_weight=0, drift_weight=0)
+    batch = _targets_batch(model, ROW)
+    before = {name: float(value.detach()) for name, value in loss([batch]).items()}
+    with torch.no_grad():
+        reader.age_bias[:, :, 1] += 20.0  # two turns back
+    after = {name: float(value.detach()) for name, value in loss([batch]).items()}
+    assert set(before) == {"contrastive", "links", "first", "then"}
+    assert after["links"] < 0.01 < before["links"]
+    assert after["then"] > before["then"]  # those are one and three turns back
+    assert before["first"] == 0  # no layer between the first and the last
+
+
+def test_rows_say_what_leads_to_the_evidence():
+    rows = make_rows(20, 0, shape=replace(SHAPE, only_values=True), queries=12, foreign=2, lead=9, lead_share=0.5)
+    linked = 0
+    for row in rows:
+        follows = dict(row["links"])
+        assert len(row["anchors"]) == len(row["query"])
+        for anchor, evidence in zip(row["anchors"], row["evidence"], strict=True):
+            if not evidence:
+                assert anchor == -1
+            elif anchor != evidence[0]:  # the previous value, or the one before another: one link away
+                assert follows[anchor] == evidence[0]
+                linked += 1
+    assert linked > 20
 
 
 def test_a_memory_that_moves_a_foreign_question_costs(models):
@@ -266,6 +335,19 @@ def test_a_question_of_context_joins_a_name_to_words_of_a_later_turn_without_it(
         assert len(own) >= 2
 
 
+def test_questions_of_context_are_the_same_in_every_process(monkeypatch):
+    """The order of a set is another in every process, so nothing drawn at random may hang on it."""
+    texts, found = (
+        ["User: To Lisbon with Maria Costa.\nAssistant: Fine.", "User: At six o'clock please, thanks a lot."],
+        [],
+    )
+    for turned in (False, True):
+        monkeypatch.setattr("context.names_in", lambda text, turned=turned: sorted(names_in(text), reverse=turned))
+        found.append([context_questions(texts, ["one", "one"], random.Random(seed), 9) for seed in range(20)])
+    assert found[0] == found[1]
+    assert any(len(asked) > 1 for asked in found[0])
+
+
 def test_small_talk_before_a_row_moves_its_evidence_along():
     options = {"shape": SHAPE, "queries": 8, "foreign": 0}
     plain, led = make_rows(12, 0, **options), make_rows(12, 0, **options, lead=40, lead_share=1.0)
@@ -277,6 +359,8 @@ def test_small_talk_before_a_row_moves_its_evidence_along():
         assert long["query"] == short["query"]
         assert long["evidence"] == [[at + count for at in places] for places in short["evidence"]]
         assert long["asked_at"] == [at + count for at in short["asked_at"]]
+        assert long["anchors"] == [at + count for at in short["anchors"]]
+        assert long["links"] == [[at + count for at in link] for link in short["links"]]
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's, on transformers' side

@@ -123,7 +123,7 @@ def context_questions(
     """
     places: dict[str, list[int]] = {}
     for index, text in enumerate(texts):
-        for name in names_in(text):
+        for name in sorted(names_in(text)):  # a set has another order in every process
             places.setdefault(name, []).append(index)
     found = []
     for name, named in places.items():

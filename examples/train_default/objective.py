@@ -1,4 +1,4 @@
-"""The loss: find the right turn, do not read what does not concern the question, stay close to the base model."""
+"""The loss: find the right turn, look where it is told, leave alone what is foreign, stay close to the base model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from attention import TERMS, AttentionTargets
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
@@ -20,12 +21,14 @@ class DefaultModelLoss(StreamLoss):
 
     ``foreign``: a question that nothing in memory concerns (it has no evidence) keeps its embedding without memory.
     ``drift``: so do the turns, as far as the contrastive loss lets them.
+    ``links``, ``first``, ``then``: where texts look in memory, see :mod:`attention`.
 
     Args:
         model: Its base must be frozen.
         temperature: Of the contrastive loss.
         foreign_weight: Times the mean of one minus the cosine; 0 leaves the term out.
         drift_weight: Times the mean of one minus the cosine; 0 leaves the term out.
+        attention_weight: Of the three terms about attention; 0 leaves them out, and no targets are needed.
     """
 
     def __init__(
@@ -35,20 +38,24 @@ class DefaultModelLoss(StreamLoss):
         temperature: float = 0.05,
         foreign_weight: float = 1.0,
         drift_weight: float = 0.5,
+        attention_weight: float = 0.0,
     ) -> None:
         super().__init__(model)
         self.contrastive = EvidenceContrastiveLoss(model, temperature=temperature, length_weight=False)
         self.foreign_weight = foreign_weight
         self.drift_weight = drift_weight
+        self.attention_weight = attention_weight
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> dict[str, Tensor]:
         """Run the batch with memory and, without gradients, what is compared without."""
         features = self.select(only_batch(sentence_features))
-        output = self.model(dict(features))
-        found = {"contrastive": self.contrastive.compute(output)}
+        output, found = self._run(features)
         embeddings = F.normalize(output[whole.EMBEDDING].float(), dim=-1)
         num_turns = int(features[whole.NUM_TURNS].sum())
         foreign = (features[whole.EVIDENCE] < 0).all(-1)
+        if self.foreign_weight:
+            # Every process has to give the same terms, whatever its rows hold.
+            found["foreign"] = embeddings.new_zeros(())
         if self.foreign_weight and bool(foreign.any()):
             base = self._base(features[whole.QUERY_IDS][foreign], features[whole.QUERY_MASK][foreign])
             found["foreign"] = self.foreign_weight * (1 - (embeddings[num_turns:][foreign] * base).sum(-1)).mean()
@@ -58,6 +65,21 @@ class DefaultModelLoss(StreamLoss):
             base = self._base(features[whole.INPUT_IDS][some], features[whole.ATTENTION_MASK][some])
             found["drift"] = self.drift_weight * (1 - (embeddings[:num_turns][some] * base).sum(-1)).mean()
         return found
+
+    def _run(self, features: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Run the batch with memory; give the output, the contrastive term and those about attention."""
+        if not self.attention_weight:
+            output = self.model(dict(features))
+            return output, {"contrastive": self.compute(output)}
+        transformer: Any = getattr(self.model, "module", self.model)[0]
+        config = transformer.memory_config
+        targets = AttentionTargets.of(features, config.capacity_latents // config.num_latents)
+        with transformer.reader.watching(targets.texts()) as watched:
+            output = self.model(dict(features))
+        looked = targets.loss(watched)
+        zero = output[whole.EMBEDDING].new_zeros(())
+        terms = {name: self.attention_weight * looked.get(name, zero) for name in TERMS}
+        return output, {"contrastive": self.compute(output), **terms}
 
     def compute(self, output: dict[str, Any]) -> Tensor:
         """Give the contrastive part alone, from the output of a forward."""
@@ -76,4 +98,5 @@ class DefaultModelLoss(StreamLoss):
             "temperature": self.contrastive.temperature,
             "foreign_weight": self.foreign_weight,
             "drift_weight": self.drift_weight,
+            "attention_weight": self.attention_weight,
         }

@@ -6,10 +6,12 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from context import context_questions
 from generator import phrases
+from generator.facts import STATE_CATEGORIES
 from generator.streams import Shape, make_stream
 
 from evoemb.evaluation.schema import EvalStream
@@ -80,6 +82,8 @@ def _led(row: Row, chance: random.Random, most: int) -> Row:
         "query": row["query"],
         "evidence": [[at + count for at in places] for places in row["evidence"]],
         "asked_at": [at + count for at in row["asked_at"]],
+        "anchors": [at + count if at >= 0 else at for at in row["anchors"]],
+        "links": [[at + count for at in link] for link in row["links"]],
     }
 
 
@@ -105,7 +109,26 @@ def _row(turns: Sequence[str], queries: Sequence[Row], chance: random.Random, mo
         "query": [query["query"] for query in chosen],
         "evidence": [list(query["evidence_turns"]) for query in chosen],
         "asked_at": [query["asked_at"] for query in chosen],
+        "anchors": [_anchor(query) for query in chosen],
+        "links": _links(queries),
     }
+
+
+def _anchor(query: Row) -> int:
+    """Give the turn that leads to the evidence: the newest value to the one before it, a value to the one before it."""
+    evidence, mentions = query["evidence_turns"][0], query.get("mentions", ())
+    if query["category"] == "previous":
+        return int(mentions[-1])
+    if query["category"] == "before_x":
+        return int(mentions[mentions.index(evidence) + 1])
+    # What leads there in a conversation is not annotated.
+    return -1 if query["category"] in ("ku-previous", "ku-middle") else int(evidence)
+
+
+def _links(queries: Sequence[Row]) -> list[list[int]]:
+    """Give each turn of a generated stream that changes a value with the turn that gave the value before it."""
+    changes = [query["mentions"] for query in queries if query["category"] in STATE_CATEGORIES and "mentions" in query]
+    return [list(link) for link in sorted({(at, before) for one in changes for before, at in pairwise(one)})]
 
 
 def _stories(path: str) -> list[EvalStream]:
@@ -126,6 +149,8 @@ def _babi_row(chance: random.Random, stories: Sequence[EvalStream], queries: int
         "query": [query.query for query in asked],
         "evidence": [list(query.evidence_turns) for query in asked],
         "asked_at": [query.asked_at for query in asked],
+        "anchors": [-1 for _ in asked],
+        "links": [],
     }
 
 
@@ -169,6 +194,7 @@ def _sgd_row(
             row["query"].append(more["query"])
             row["evidence"].append(more["evidence_turns"])
             row["asked_at"].append(more["asked_at"])
+            row["anchors"].append(more["evidence_turns"][0])
         return row
 
 
@@ -183,4 +209,6 @@ def _with_foreign(rows: Sequence[Row], chance: random.Random, foreign: int) -> I
             "query": [*row["query"], *asked],
             "evidence": [*row["evidence"], *([] for _ in asked)],
             "asked_at": [*row["asked_at"], *(len(row["turns"]) for _ in asked)],
+            "anchors": [*row["anchors"], *(-1 for _ in asked)],
+            "links": row["links"],
         }

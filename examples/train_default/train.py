@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from attention import TargetCollator
 from generator.streams import Shape
 from objective import DefaultModelLoss
 from rows import Row, make_rows
@@ -38,6 +39,7 @@ class Recipe:
     temperature: float = 0.05
     foreign_weight: float = 1.0
     drift_weight: float = 0.5
+    attention_weight: float = 0.3
     queries: int = 18
     foreign: int = 2
     min_turns: int = 10
@@ -106,6 +108,7 @@ def train(
         temperature=recipe.temperature,
         foreign_weight=recipe.foreign_weight,
         drift_weight=recipe.drift_weight,
+        attention_weight=recipe.attention_weight,
     )
     cuda = torch.cuda.is_available()
     arguments = EvoEmbeddingTrainingArguments(
@@ -118,7 +121,6 @@ def train(
         warmup_steps=recipe.warmup_steps,
         weight_decay=0.01,
         max_grad_norm=1.0,
-        row_limit=24,
         bf16=recipe.bf16,
         use_cpu=not cuda,
         save_strategy="steps",
@@ -130,7 +132,8 @@ def train(
         seed=seed,
     )
     begun = time.perf_counter()
-    trainer = EvoEmbeddingTrainer(model=model, args=arguments, train_dataset=rows, loss=loss)
+    collator = TargetCollator(model, row_limit=24)
+    trainer = EvoEmbeddingTrainer(model=model, args=arguments, train_dataset=rows, loss=loss, data_collator=collator)
     trainer.train()
     seconds = round(time.perf_counter() - begun, 1)
     model.save_pretrained(str(output / "model"))

@@ -13,7 +13,8 @@ bare backbone in any case.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evoemb._errors import UnsupportedBackboneError
+from evoemb._errors import InputError, UnsupportedBackboneError
 from evoemb.modules.adapters import (
     MEMORY_ADAPTER,
     RETRIEVER_ADAPTER,
@@ -33,6 +34,7 @@ from evoemb.modules.adapters import (
 )
 from evoemb.modules.backbones.family import Heads, LayerFamily, LayerInputs
 from evoemb.modules.config import MemoryConfig
+from evoemb.modules.readers.watching import MemoryAttention, Watch, attention_by_age
 
 # Fresh weights are the same in every process, so that a saved state fits the same fresh model tomorrow.
 _INIT_SEED = 0
@@ -52,11 +54,12 @@ class BlockOutput(NamedTuple):
 class _Bucket:
     """Rows of like length that go through a layer together, without the padding of longer ones.
 
-    ``rows`` names them in the block ``(n,)``; ``mask`` is ``(n, T)``; ``hidden`` and ``queries`` are the states
-    entering the next layer, ``(n, T, H)`` and ``(n, K, H)``.
+    ``rows`` names them in the block ``(n,)``; ``input_ids`` and ``mask`` are ``(n, T)``; ``hidden`` and ``queries`` are
+    the states entering the next layer, ``(n, T, H)`` and ``(n, K, H)``.
     """
 
     rows: Tensor
+    input_ids: Tensor
     mask: Tensor
     inputs: LayerInputs
     hidden: Tensor
@@ -113,6 +116,7 @@ class AttentionReader(nn.Module):
     def __init__(self, family: LayerFamily, config: MemoryConfig) -> None:
         super().__init__()
         self._family = [family]  # in a list: the backbone is registered elsewhere already
+        self._watched: Watch | None = None
         self.config = config
         num_layers = len(family.layers)
         self.num_memory_layers = config.memory_layers or max(1, num_layers // 2)
@@ -253,7 +257,7 @@ class AttentionReader(nn.Module):
         for layer in range(self.first_layer):
             hidden = self.family.run(layer, inputs, hidden)
         rows = torch.arange(len(input_ids), device=input_ids.device) if rows is None else rows
-        return _Bucket(rows, mask, inputs, hidden, self._first_queries(hidden, mask))
+        return _Bucket(rows, input_ids, mask, inputs, hidden, self._first_queries(hidden, mask))
 
     def _leave(self, running: Sequence[_Bucket], order: Tensor, length: int) -> Tensor:
         """Put the buckets' states back into one tensor ``(N, T, H)`` in the order of the rows."""
@@ -293,6 +297,7 @@ class AttentionReader(nn.Module):
         family, layer = self.family, self.first_layer + index
         with using(bucket.reading):
             text = family.heads(layer, bucket.hidden, bucket.inputs)
+            self._note(index, bucket, text, seen, of_latents=False)
             attended = self._attend(layer, text, text, family.text_mask(layer, bucket.mask), seen)
             return family.finish(layer, bucket.hidden, attended), text
 
@@ -301,6 +306,7 @@ class AttentionReader(nn.Module):
         family, layer, queries = self.family, self.first_layer + index, bucket.queries
         with using(MEMORY_ADAPTER):
             own = family.heads(layer, queries, None)
+            self._note(index, bucket, own, seen, of_latents=True)
             both = Heads(
                 own.query,
                 torch.cat((text.free_key, own.key), dim=2),
@@ -338,6 +344,47 @@ class AttentionReader(nn.Module):
         joint = torch.cat((to_memory.to(query.dtype).expand(shapes), to_text.expand(shapes)), dim=-1)
         value = torch.cat((memory_value, keys.value), dim=2)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=joint, dropout_p=dropout, scale=scale)
+
+    def _note(self, index: int, bucket: _Bucket, queries: Heads, seen: _Window | None, *, of_latents: bool) -> None:
+        """Note how rows' queries attend to what they see of the memory, while somebody watches."""
+        if self._watched is None or seen is None:
+            return
+        lengths = bucket.mask.sum(-1).tolist()
+        texts = [tuple(ids[:length].tolist()) for ids, length in zip(bucket.input_ids, lengths, strict=True)]
+        rows = [row for row, ids in enumerate(texts) if ids in self._watched.texts]
+        if not rows:
+            return
+        query, valid = queries.free_query[rows], seen.valid.expand(len(texts), -1)[rows]
+        key = seen.key.expand(len(texts), -1, -1, -1)[rows]
+        weights = attention_by_age(query, key, seen.bias, valid, self.config.num_latents)
+        tokens = query.new_ones(query.shape[0], query.shape[2]) if of_latents else bucket.mask[rows].to(query.dtype)
+        weights = (weights * tokens[:, None, :, None]).sum(2) / tokens.sum(-1)[:, None, None]
+        turns = (valid.sum(-1) / self.config.num_latents).ceil().long()
+        found = MemoryAttention(index, of_latents, [texts[row] for row in rows], turns.tolist(), weights)
+        self._watched.found.append(found)
+
+    @contextmanager
+    def watching(self, texts: Collection[tuple[int, ...]]) -> Iterator[list[MemoryAttention]]:
+        """Collect where texts, and the query tokens that run beside them, look in memory, in the forwards run inside.
+
+        Costs a second attention of these texts over the memory; gradients go through it.
+
+        Args:
+            texts: Token ids of the texts to watch.
+
+        Raises:
+            InputError: Gradient checkpointing is on: what is collected would not be run again with its layer.
+        """
+        if self.training and any(getattr(layer, "gradient_checkpointing", False) for layer in self.family.layers):
+            raise InputError(
+                "Attention is watched while gradient checkpointing is on, which runs layers a second time without it. "
+                "Switch one of them off."
+            )
+        before, self._watched = self._watched, Watch(texts)
+        try:
+            yield self._watched.found
+        finally:
+            self._watched = before
 
     def _layer_latents(self, latents: Tensor, index: int) -> Tensor:
         """Cut the part ``(B, M, H)`` of stored latents ``(B, M, S)`` that belongs to one memory layer."""
