@@ -41,6 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--streams", type=int, default=60, help="generated test streams")
+    parser.add_argument("--short", type=int, default=0, help="those of 5 to 12 turns, of changing values alone")
     parser.add_argument("--long", type=int, default=0, help="generated test streams of 200 to 300 turns")
     parser.add_argument("--sgd", help="SGD conversations, development half")
     parser.add_argument("--locomo", help="LoCoMo conversations (CC BY-NC: to measure, never to train)")
@@ -59,6 +60,9 @@ def main() -> None:
     if told.streams:
         streams = generated(told.streams, Shape(10, 48), told.split)
         found["generated"] = by_category("generated", model, streams, told.controls, beside)
+    if told.short:
+        shape = Shape(5, 12, max_leading=3, only_values=True)
+        found["short"] = by_category("5 to 12 turns", model, generated(told.short, shape), told.controls, beside)
     if told.long:
         found["long"] = by_category(
             "200 to 300 turns", model, generated(told.long, Shape(200, 300)), ("on", "off"), beside
@@ -108,11 +112,12 @@ def by_category(
         row = {name: 100 * groups[name]["hit@1"] for name in CATEGORIES if name in groups}
         row["ALL"] = 100 * averages(run.outcomes)["hit@1"]
         picked = [one for one in run.outcomes if one.query.category in UNIT_CATEGORIES and one.order is not None]
-        # Static vectors of the same words tie: that is a guess among them.
-        chances = [1 / len(one.query.mentions) for one in picked]
-        right = [guess if one.order == 0.5 else one.order for one, guess in zip(picked, chances, strict=True)]
-        row["PICK"] = 100 * fmean(right)
-        row["chance"] = 100 * fmean(chances)
+        if picked:
+            # Static vectors of the same words tie: that is a guess among them.
+            chances = [1 / len(one.query.mentions) for one in picked]
+            right = [guess if one.order == 0.5 else one.order for one, guess in zip(picked, chances, strict=True)]
+            row["PICK"] = 100 * fmean(right)
+            row["chance"] = 100 * fmean(chances)
         table[run.name] = row
     show(f"{title}: R@1, {len(streams)} streams", table)
     return table
