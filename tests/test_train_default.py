@@ -385,3 +385,27 @@ def test_the_control_learns_from_the_same_rows_without_a_memory(base_folder, mon
     saved, base = (SentenceTransformer(one).encode(texts) for one in (str(tmp_path), folder))
     assert saved == pytest.approx(model.encode(texts), abs=1e-5)
     assert abs(saved - base).max() > 1e-3
+
+
+def test_the_recipe_trains_and_writes_a_model_with_its_log(base_folder, monkeypatch, tmp_path):
+    import train
+
+    monkeypatch.setattr(train, "base_model", lambda: str(base_folder("bert")))
+    recipe = train.Recipe(
+        steps=2, streams=1, queries=6, max_turns=12, warmup_steps=1, num_latents=2, capacity_latents=16, memory_layers=2
+    )
+    trained = train.train(recipe, tmp_path / "run", 0, None)
+    assert json.loads((tmp_path / "run" / "log.json").read_text())["log"]
+    loaded = EvoEmbedding(str(tmp_path / "run" / "model"))
+    turns = ["Ana lives in Rome.", "Ana moved to Paris."]
+    assert loaded.encode(turns, stateful=True) == pytest.approx(trained.encode(turns, stateful=True), abs=1e-5)
+    again = train.train(recipe, tmp_path / "more", 0, None, start=str(tmp_path / "run" / "model"))
+    assert abs(again.encode(turns, stateful=True) - loaded.encode(turns, stateful=True)).max() > 1e-4
+
+
+def test_every_process_has_rows_of_its_own(monkeypatch):
+    from train import Recipe, rows_of
+
+    alone = rows_of(Recipe(steps=3, streams=2), 0, None, None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert len(rows_of(Recipe(steps=3, streams=2), 0, None, None)) == 2 * len(alone) == 12

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from attention import TargetCollator
+from datasets import Dataset
 from generator.streams import Shape
 from objective import DefaultModelLoss
 from rows import Row, make_rows
@@ -133,7 +135,9 @@ def train(
     )
     begun = time.perf_counter()
     collator = TargetCollator(model, row_limit=24)
-    trainer = EvoEmbeddingTrainer(model=model, args=arguments, train_dataset=rows, loss=loss, data_collator=collator)
+    # Of rows in a list the trainer keeps its own columns alone.
+    data = Dataset.from_list(rows)
+    trainer = EvoEmbeddingTrainer(model=model, args=arguments, train_dataset=data, loss=loss, data_collator=collator)
     trainer.train()
     seconds = round(time.perf_counter() - begun, 1)
     model.save_pretrained(str(output / "model"))
@@ -144,9 +148,10 @@ def train(
 
 
 def rows_of(recipe: Recipe, seed: int, sgd_file: str | None, babi_file: str | None) -> list[Row]:
-    """Give the rows of all steps; a run and its control have the same."""
+    """Give the rows of all steps, on all processes of ``torchrun``; a run and its control have the same."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
     return make_rows(
-        recipe.steps * recipe.streams,
+        recipe.steps * recipe.streams * processes,
         seed,
         shape=Shape(recipe.min_turns, recipe.max_turns, max_leading=recipe.max_leading),
         queries=recipe.queries,
