@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from conftest import CASES
 from evoemb import MemoryState, persistence
 from evoemb._errors import StateError
 from laws import assert_same_embeddings, assert_same_states, bytes_of
@@ -112,25 +113,37 @@ def test_a_save_that_fails_leaves_the_old_file(state, path, model, stream, monke
         assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+# Dies when every file given is half written.
 _KILLED = """
-import os, sys, evoemb.persistence as persistence
+import os, sys, threading, evoemb.persistence as persistence
 from evoemb import MemoryState
-state = MemoryState.load(sys.argv[1])
-state.reset()
+states = [MemoryState.load(path) for path in sys.argv[1:]]
+halfway = threading.Barrier(len(states))
 original = persistence.save_file
 def partly(tensors, path, metadata):
     original(tensors, path, metadata=metadata)
     os.truncate(path, 20)
+    halfway.wait(60)
     os._exit(9)
 persistence.save_file = partly
-state.save(sys.argv[1])
+for state, path in zip(states, sys.argv[1:]):
+    state.reset()
+    threading.Thread(target=state.save, args=[path]).start()
 """
 
 
-def test_a_process_killed_while_saving_leaves_the_old_file(state, path):
-    done = subprocess.run([sys.executable, "-c", _KILLED, str(path)], check=False, timeout=120)
+def test_a_process_killed_while_saving_leaves_the_old_files(models, stream, tmp_path):
+    states = {}
+    for kind, reader in CASES:
+        state = models(kind, reader).new_state(2)
+        models(kind, reader).encode([stream[:6], stream], stateful=True, state=state)
+        state.save(tmp_path / f"{kind}-{reader}.safetensors")
+        states[tmp_path / f"{kind}-{reader}.safetensors"] = state
+    done = subprocess.run([sys.executable, "-c", _KILLED, *map(str, states)], check=False, timeout=120)
     assert done.returncode == 9
-    assert bytes_of(MemoryState.load(path)) == bytes_of(state)
+    assert len(list(tmp_path.iterdir())) == 2 * len(CASES)  # the half of each that was being written
+    for path, state in states.items():
+        assert bytes_of(MemoryState.load(path)) == bytes_of(state)
 
 
 def test_a_missing_file_is_a_missing_file(tmp_path):

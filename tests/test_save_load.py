@@ -61,34 +61,42 @@ def test_a_loaded_model_is_the_saved_model(saved, stream):
     assert type(loaded[-1]) is type(model[-1])
 
 
+# One process for all kinds of models, because importing takes seconds.
 _FRESH = """
     import sys
+    from pathlib import Path
     import numpy as np
     from evoemb import EvoEmbedding, MemoryState
 
-    model_folder, state_path, out = sys.argv[1:]
-    model = EvoEmbedding(model_folder, device="cpu")
-    state = MemoryState.load(state_path)
-    turns = model.encode(["where is my brother", "we moved from rome to lyon"], stateful=True, state=state)
-    query = model.encode_query("where do i live", state=state)
-    state.save(state_path)
-    np.savez(out, turns=turns, query=query, plain=model.encode(["i live in paris", "ok"]))
+    for folder in map(Path, sys.argv[1:]):
+        model = EvoEmbedding(str(folder / "model"), device="cpu")
+        state = MemoryState.load(folder / "chat.safetensors")
+        turns = model.encode(["where is my brother", "we moved from rome to lyon"], stateful=True, state=state)
+        query = model.encode_query("where do i live", state=state)
+        state.save(folder / "chat.safetensors")
+        plain = model.encode(["i live in paris", "ok"])
+        np.savez(folder / "out.npz", turns=turns, query=query, plain=plain)
 """
 
 
-def test_a_fresh_process_goes_on_where_this_one_stopped(saved, stream, tmp_path):
-    model, folder = saved
-    state = model.new_state()
-    model.encode(stream[:6], stateful=True, state=state)
-    state.save(tmp_path / "chat.safetensors")
-    done = run(_FRESH, folder, tmp_path / "chat.safetensors", tmp_path / "out.npz")
+def test_a_fresh_process_goes_on_where_this_one_stopped(base_folder, stream, tmp_path):
+    stopped = {}
+    for kind, reader in CASES:
+        model, folder = make_model(base_folder(kind), reader), tmp_path / f"{kind}-{reader}"
+        state = model.new_state()
+        model.encode(stream[:6], stateful=True, state=state)
+        model.save_pretrained(str(folder / "model"))
+        state.save(folder / "chat.safetensors")
+        stopped[folder] = model, state
+    done = run(_FRESH, *stopped)
     assert done.returncode == 0, done.stderr
-    found = np.load(tmp_path / "out.npz")
-    turns = model.encode(["where is my brother", "we moved from rome to lyon"], stateful=True, state=state)
-    assert_same_embeddings(found["turns"], turns)
-    assert_same_embeddings(found["query"], model.encode_query("where do i live", state=state))
-    assert_same_embeddings(found["plain"], model.encode(["i live in paris", "ok"]), FRESH_PROCESS_TOLERANCE)
-    assert_same_states(type(state).load(tmp_path / "chat.safetensors"), state)
+    for folder, (model, state) in stopped.items():
+        found = np.load(folder / "out.npz")
+        turns = model.encode(["where is my brother", "we moved from rome to lyon"], stateful=True, state=state)
+        assert_same_embeddings(found["turns"], turns)
+        assert_same_embeddings(found["query"], model.encode_query("where do i live", state=state))
+        assert_same_embeddings(found["plain"], model.encode(["i live in paris", "ok"]), FRESH_PROCESS_TOLERANCE)
+        assert_same_states(type(state).load(folder / "chat.safetensors"), state)
 
 
 def test_saving_writes_no_state_and_nothing_that_runs(saved):

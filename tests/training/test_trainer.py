@@ -33,6 +33,7 @@ from evoemb.training import (
     set_trainable,
 )
 from evoemb.training.arguments import paper_arguments
+from training import distributed_worker
 from training.streams import evotrain_row, rows
 
 KINDS = [("qwen3", "prefix"), ("bert", "attention")]
@@ -460,26 +461,26 @@ def test_a_token_budget_trains(encoder, tmp_path):
     assert len(logged(trainer)) == 3
 
 
-WORKER = Path(__file__).with_name("distributed_worker.py")
+WORKER = Path(distributed_worker.__file__)
 
 
-def run_worker(folder: Path, bases: list[tuple[Path, str]], processes: int) -> list[dict[str, Any]]:
-    """Train on every base in one process, or in one launch of several, and give what came out."""
-    folder.mkdir()
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += [str(WORKER), str(folder), *(str(part) for base in bases for part in base)]
+def run_in_two(folder: Path, bases: list[str]) -> None:
+    """Train on every base in one launch of two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [str(WORKER), str(folder), *bases]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one_on_the_same_global_batch(base_folder, tmp_path):
-    bases = [(base_folder(kind), reader) for kind, reader in KINDS]
-    alone, shared = (run_worker(tmp_path / str(processes), bases, processes) for processes in (1, 2))
+    bases = [part for kind, reader in KINDS for part in (str(base_folder(kind)), reader)]
+    for name in ("1", "2"):
+        (tmp_path / name).mkdir()
+    distributed_worker.main(tmp_path / "1", *bases)
+    run_in_two(tmp_path / "2", bases)
+    alone, shared = (json.loads((tmp_path / name / "result.json").read_text("utf-8")) for name in ("1", "2"))
     for one, two in zip(alone, shared, strict=True):
         assert (one["processes"], two["processes"]) == (1, 2)
         assert len(one["losses"]) == 4
