@@ -76,7 +76,7 @@ def test_gradient_checkpointing_is_refused(encoder):
 def test_the_softmax_is_over_the_memory_alone_and_the_oldest_turn_may_have_fewer_slots():
     query, key = torch.randn(2, 3, 4, 8), torch.randn(2, 3, 5, 8)
     bias, valid = torch.randn(3, 5), torch.tensor([[True] * 5, [False] * 5])
-    found = attention_by_age(query, key, bias, valid, num_latents=2)
+    found = attention_by_age(query, key, bias[:, None].expand(2, 3, 4, 5), valid, num_latents=2)
     slots = (query[0] @ key[0].transpose(-1, -2) / 8**0.5 + bias[:, None]).softmax(-1)
     turns = torch.stack([slots[..., 0], slots[..., 1:3].sum(-1), slots[..., 3:].sum(-1)], dim=-1)
     torch.testing.assert_close(found[0], turns)

@@ -13,9 +13,9 @@ bare backbone in any case.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -34,7 +34,8 @@ from evoemb.modules.adapters import (
 )
 from evoemb.modules.backbones.family import Heads, LayerFamily, LayerInputs
 from evoemb.modules.config import MemoryConfig
-from evoemb.modules.readers.watching import MemoryAttention, Watch, attention_by_age
+from evoemb.modules.readers.watching import MemoryAttention, Watch
+from evoemb.modules.readers.windows import Queue, Window, attend
 
 # Fresh weights are the same in every process, so that a saved state fits the same fresh model tomorrow.
 _INIT_SEED = 0
@@ -54,55 +55,24 @@ class BlockOutput(NamedTuple):
 class _Bucket:
     """Rows of like length that go through a layer together, without the padding of longer ones.
 
-    ``rows`` names them in the block ``(n,)``; ``input_ids`` and ``mask`` are ``(n, T)``; ``hidden`` and ``queries`` are
-    the states entering the next layer, ``(n, T, H)`` and ``(n, K, H)``.
+    ``rows`` names them in the block ``(n,)``; ``input_ids`` and ``mask`` are ``(n, T)``; ``window`` is what they see of
+    the queue; ``hidden`` and ``queries`` are the states entering the next layer, ``(n, T, H)`` and ``(n, K, H)``.
     """
 
     rows: Tensor
     input_ids: Tensor
     mask: Tensor
     inputs: LayerInputs
+    window: Window
     hidden: Tensor
     queries: Tensor
     reading: str | None = None
     """The adapter under which the rows' texts run; None is the bare backbone."""
 
-
-class _Window(NamedTuple):
-    """What rows see of the queue in one layer, slots oldest first.
-
-    Keys (with their age offset) and values ``(n or 1, heads, W, d)``, the bias of each head ``(heads, W)``, and which
-    slots hold, ``(n or 1, W)``.
-    """
-
-    key: Tensor
-    value: Tensor
-    bias: Tensor
-    valid: Tensor
-
-
-class _Queue(NamedTuple):
-    """The queue in one layer, as tensors that gradients go through.
-
-    Keys and values of whole streams, or of one that all rows see, ``(B or 1, heads, L, d)``; for the slots of a window,
-    the bias of each head ``(heads, W)`` and what is added to keys ``(heads, W, d)``.
-    """
-
-    key: Tensor
-    value: Tensor
-    bias: Tensor
-    offset: Tensor
-
-    def window(self, valid: Tensor) -> _Window:
-        """Give the window of rows that see all of it."""
-        return _Window(self.key + self.offset, self.value, self.bias, valid)
-
-    def of_rows(self, *, streams: Tensor, slots: Tensor, valid: Tensor) -> _Window:
-        """Gather the window of each row: ``slots`` ``(n, W)`` of its stream, ``(n,)``."""
-        # Advanced indices stand apart, so the gathered axes come first.
-        chosen = (streams[:, None], slice(None), slots)
-        key, value = (part[chosen].transpose(1, 2) for part in (self.key, self.value))
-        return _Window(key + self.offset, value, self.bias, valid)
+    def texts(self) -> list[tuple[int, ...]]:
+        """Give the rows' token ids without padding."""
+        lengths = self.mask.sum(-1).tolist()
+        return [tuple(ids[:length].tolist()) for ids, length in zip(self.input_ids, lengths, strict=True)]
 
 
 class AttentionReader(nn.Module):
@@ -177,14 +147,14 @@ class AttentionReader(nn.Module):
             ]
             padded = [F.pad(part, (0, 0, 0, input_ids.shape[1] - part.shape[1])) for part in parts]
             return torch.cat(padded)[torch.cat(groups).argsort()]
-        bucket = self._enter(input_ids, attention_mask)
+        rows = torch.arange(len(input_ids), device=input_ids.device)
+        places = torch.arange(memory.shape[0] * memory.shape[1], device=memory.device).view(memory.shape[:2])
+        window = Window.of(*(part.expand(len(rows), -1) for part in (places, memory_mask.bool())))
+        bucket = self._enter(input_ids, attention_mask, rows, window)
         bucket.reading = self._reading(bool(sees.any()))
         for index in range(self.num_memory_layers):
-            queue = None
-            if memory.shape[1]:
-                heads = self._memory_heads(index, self._layer_latents(memory, index))
-                queue = _Queue(*heads, *self._age_terms(index, memory.shape[1]))
-            self._run_layer(index, bucket, queue, lambda seen: seen.window(memory_mask), write=False)
+            queue = self._queue(index, self._layer_latents(memory, index), memory.shape[1])
+            self._run_layer(index, bucket, queue, write=False)
         return self.family.final(bucket.hidden)
 
     def read_and_write(
@@ -220,14 +190,19 @@ class AttentionReader(nn.Module):
         slots = ends[:, None] - width + torch.arange(width, device=carried.device)
         holds = F.pad(carried_mask.bool(), (0, turns * num_latents), value=True)
         valid = (slots >= 0) & holds[row_stream[:, None], slots.clamp(min=0)]
-        slots = slots.clamp(min=0)
+        places = row_stream[:, None] * holds.shape[1] + slots.clamp(min=0)
 
         whole: Sequence[Sequence[int]] = [range(len(input_ids))]
         parts = [torch.as_tensor(rows, device=input_ids.device) for rows in buckets or whole]
         sees = valid.any(-1)
+        # Rows that see as much stand together, and attend without what others see.
+        parts = [part[valid[part].sum(-1).argsort(stable=True)] for part in parts]
         if self.config.adapted_reading:
             parts = [part[chosen] for part in parts for chosen in (sees[part], ~sees[part]) if chosen.any()]
-        running = [self._enter(input_ids[rows], attention_mask[rows], rows) for rows in parts]
+        running = [
+            self._enter(input_ids[rows], attention_mask[rows], rows, Window.of(places[rows], valid[rows]))
+            for rows in parts
+        ]
         for bucket in running:
             bucket.reading = self._reading(bool(sees[bucket.rows[0]]))
         order = torch.cat(parts)
@@ -235,20 +210,16 @@ class AttentionReader(nn.Module):
         for index in range(self.num_memory_layers):
             entering = torch.cat([bucket.queries for bucket in running])
             latents.append(entering[order.argsort()])
-            queue: _Queue | None = None
-            if width:
-                fresh = entering.new_zeros(streams, turns, num_latents, entering.shape[-1])
-                fresh = fresh.index_put((row_stream[order], row_index[order]), entering).flatten(1, 2)
-                queued = torch.cat((self._layer_latents(carried, index).to(fresh.dtype), fresh), dim=1)
-                queue = _Queue(*self._memory_heads(index, queued), *self._age_terms(index, width))
+            fresh = entering.new_zeros(streams, turns, num_latents, entering.shape[-1])
+            fresh = fresh.index_put((row_stream[order], row_index[order]), entering).flatten(1, 2)
+            queued = torch.cat((self._layer_latents(carried, index).to(fresh.dtype), fresh), dim=1)
+            queue = self._queue(index, queued, width)
             for bucket in running:
-                rows = bucket.rows
-                own = partial(_Queue.of_rows, streams=row_stream[rows], slots=slots[rows], valid=valid[rows])
                 # The last layer's outcome at the query tokens enters no layer, so it is nobody's latent.
-                self._run_layer(index, bucket, queue, own, write=index + 1 < self.num_memory_layers)
+                self._run_layer(index, bucket, queue, write=index + 1 < self.num_memory_layers)
         return BlockOutput(self._leave(running, order, input_ids.shape[1]), torch.cat(latents, dim=-1))
 
-    def _enter(self, input_ids: Tensor, attention_mask: Tensor, rows: Tensor | None = None) -> _Bucket:
+    def _enter(self, input_ids: Tensor, attention_mask: Tensor, rows: Tensor, window: Window) -> _Bucket:
         """Run rows up to the first memory layer, cut to their longest."""
         longest = int(attention_mask.sum(-1).max())
         input_ids, mask = input_ids[:, :longest], attention_mask[:, :longest]
@@ -256,8 +227,7 @@ class AttentionReader(nn.Module):
         hidden = inputs.hidden
         for layer in range(self.first_layer):
             hidden = self.family.run(layer, inputs, hidden)
-        rows = torch.arange(len(input_ids), device=input_ids.device) if rows is None else rows
-        return _Bucket(rows, input_ids, mask, inputs, hidden, self._first_queries(hidden, mask))
+        return _Bucket(rows, input_ids, mask, inputs, window, hidden, self._first_queries(hidden, mask))
 
     def _leave(self, running: Sequence[_Bucket], order: Tensor, length: int) -> Tensor:
         """Put the buckets' states back into one tensor ``(N, T, H)`` in the order of the rows."""
@@ -269,99 +239,68 @@ class AttentionReader(nn.Module):
         """Name the adapter of texts that see a memory, or see none."""
         return MEMORY_ADAPTER if sees_memory and self.config.adapted_reading else None
 
-    def _run_layer(
-        self, index: int, bucket: _Bucket, queue: _Queue | None, seen_of: Callable[[_Queue], _Window], *, write: bool
-    ) -> None:
+    def _run_layer(self, index: int, bucket: _Bucket, queue: Queue | None, *, write: bool) -> None:
         """Run a bucket's text, and with ``write`` its query tokens, through one memory layer.
 
-        With gradient checkpointing the backward pass runs it again, the gathering of windows included, instead of
-        holding what lies between.
+        With gradient checkpointing the backward pass runs it again, the gathering of keys included, instead of holding
+        what lies between.
         """
+        family, layer = self.family, self.first_layer + index
 
         def run(hidden: Tensor, queries: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor]:
-            entering = replace(bucket, hidden=hidden, queries=queries)
-            seen = seen_of(_Queue(*parts)) if parts else None
-            left, text = self._read_layer(index, entering, seen)
-            return left, self._write_layer(index, entering, text, seen) if write else queries
+            with using(bucket.reading):
+                text = family.heads(layer, hidden, bucket.inputs)
+            with using(MEMORY_ADAPTER):
+                own = family.heads(layer, queries, None) if write else None
+            attended = self._attend(index, bucket, text, own, Queue(*parts) if parts else None)
+            length = hidden.shape[1]
+            with using(bucket.reading):
+                hidden = family.finish(layer, hidden, attended[:, :, :length])
+            with using(MEMORY_ADAPTER):
+                return hidden, family.finish(layer, queries, attended[:, :, length:]) if write else queries
 
-        layer: Any = self.family.layers[self.first_layer + index]
-        again = getattr(layer, "_gradient_checkpointing_func", None) if layer.training else None
+        block: Any = family.layers[layer]
+        again = getattr(block, "_gradient_checkpointing_func", None) if block.training else None
         tensors = (bucket.hidden, bucket.queries, *(queue or ()))
-        if again is not None and getattr(layer, "gradient_checkpointing", False):
+        if again is not None and getattr(block, "gradient_checkpointing", False):
             bucket.hidden, bucket.queries = again(run, *tensors)
         else:
             bucket.hidden, bucket.queries = run(*tensors)
 
-    def _read_layer(self, index: int, bucket: _Bucket, seen: _Window | None) -> tuple[Tensor, Heads]:
-        """Run the text through one memory layer; give its states and the heads it was projected to."""
-        family, layer = self.family, self.first_layer + index
-        with using(bucket.reading):
-            text = family.heads(layer, bucket.hidden, bucket.inputs)
-            self._note(index, bucket, text, seen, of_latents=False)
-            attended = self._attend(layer, text, text, family.text_mask(layer, bucket.mask), seen)
-            return family.finish(layer, bucket.hidden, attended), text
+    def _attend(self, index: int, bucket: _Bucket, text: Heads, own: Heads | None, queue: Queue | None) -> Tensor:
+        """Give what the text attends to, and after it the query tokens: the memory, the whole turn and each other.
 
-    def _write_layer(self, index: int, bucket: _Bucket, text: Heads, seen: _Window | None) -> Tensor:
-        """Run the query tokens through one layer; they see the memory, the whole turn and each other."""
-        family, layer, queries = self.family, self.first_layer + index, bucket.queries
-        with using(MEMORY_ADAPTER):
-            own = family.heads(layer, queries, None)
-            self._note(index, bucket, own, seen, of_latents=True)
-            both = Heads(
-                own.query,
-                torch.cat((text.free_key, own.key), dim=2),
-                torch.cat((text.value, own.value), dim=2),
-                own.free_query,
-                torch.cat((text.free_key, own.free_key), dim=2),
+        Args:
+            index: Memory layer, from 0.
+            bucket: Its rows.
+            text: Of its tokens, ``(n, heads, T, d)``.
+            own: Of its query tokens, ``(n, heads, K, d)``; None without them.
+            queue: None without a memory.
+
+        Returns:
+            Attended values, ``(n, heads, T + K, d)``.
+        """
+        family, layer, window = self.family, self.first_layer + index, bucket.window
+        if self._watched is not None and queue is not None:
+            self._watched.note(index, bucket.texts(), bucket.mask, text, queue, window, self.config.num_latents)
+            if own is not None:
+                self._watched.note(index, bucket.texts(), None, own, queue, window, self.config.num_latents)
+        mask = family.text_mask(layer, bucket.mask)
+        over = partial(attend, queue=queue, window=window, dropout=family.dropout(layer) if self.training else 0.0)
+        if own is None:
+            return over(text, text, mask)
+        count = own.query.shape[2]
+        whole_turn = F.pad(bucket.mask.bool(), (0, count), value=True)[:, None, None, :].expand(-1, 1, count, -1)
+        key, value = torch.cat((text.free_key, own.key), dim=2), torch.cat((text.value, own.value), dim=2)
+        if text.free_key is not text.key:
+            # Text sees text by its places, query tokens see it without.
+            return torch.cat(
+                (over(text, text, mask), over(own, Heads(own.query, key, value, own.free_query, key), whole_turn)),
+                dim=2,
             )
-            count = queries.shape[1]
-            mask = F.pad(bucket.mask.bool(), (0, count), value=True)[:, None, None, :]
-            attended = self._attend(layer, own, both, mask.expand(-1, 1, count, -1), seen)
-            return family.finish(layer, queries, attended)
-
-    def _attend(self, layer: int, queries: Heads, keys: Heads, mask: Tensor, seen: _Window | None) -> Tensor:
-        """Attend to ``keys`` where ``mask`` allows, and to the memory without positions, in one softmax."""
-        family = self.family
-        dropout = family.dropout(layer) if self.training else 0.0
-        scale = family.head_dim**-0.5
-        if seen is None:
-            return F.scaled_dot_product_attention(
-                queries.query, keys.key, keys.value, attn_mask=mask, dropout_p=dropout, scale=scale
-            )
-        rows, heads, length = queries.query.shape[:3]
-        memory_key = seen.key.expand(rows, -1, -1, -1)
-        memory_value = seen.value.expand(rows, -1, -1, -1)
-        if queries.free_query is queries.query:
-            query, key = queries.query, torch.cat((memory_key, keys.key), dim=2)
-        else:
-            # Memory has no positions but text has: score the two parts in separate halves of a doubled head.
-            query = torch.cat((queries.free_query, queries.query), dim=-1)
-            key = torch.cat((F.pad(memory_key, (0, family.head_dim)), F.pad(keys.key, (family.head_dim, 0))), dim=2)
-        blocked = torch.finfo(query.dtype).min
-        to_memory = torch.where(seen.valid[:, None, None, :], seen.bias[None, :, None, :], blocked)
-        to_text = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, blocked)
-        shapes = (rows, heads, length, -1)
-        joint = torch.cat((to_memory.to(query.dtype).expand(shapes), to_text.expand(shapes)), dim=-1)
-        value = torch.cat((memory_value, keys.value), dim=2)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=joint, dropout_p=dropout, scale=scale)
-
-    def _note(self, index: int, bucket: _Bucket, queries: Heads, seen: _Window | None, *, of_latents: bool) -> None:
-        """Note how rows' queries attend to what they see of the memory, while somebody watches."""
-        if self._watched is None or seen is None:
-            return
-        lengths = bucket.mask.sum(-1).tolist()
-        texts = [tuple(ids[:length].tolist()) for ids, length in zip(bucket.input_ids, lengths, strict=True)]
-        rows = [row for row, ids in enumerate(texts) if ids in self._watched.texts]
-        if not rows:
-            return
-        query, valid = queries.free_query[rows], seen.valid.expand(len(texts), -1)[rows]
-        key = seen.key.expand(len(texts), -1, -1, -1)[rows]
-        weights = attention_by_age(query, key, seen.bias, valid, self.config.num_latents)
-        tokens = query.new_ones(query.shape[0], query.shape[2]) if of_latents else bucket.mask[rows].to(query.dtype)
-        weights = (weights * tokens[:, None, :, None]).sum(2) / tokens.sum(-1)[:, None, None]
-        turns = (valid.sum(-1) / self.config.num_latents).ceil().long()
-        found = MemoryAttention(index, of_latents, [texts[row] for row in rows], turns.tolist(), weights)
-        self._watched.found.append(found)
+        query = torch.cat((text.query, own.query), dim=2)
+        both = Heads(query, key, value, query, key)
+        return over(both, both, torch.cat((F.pad(mask, (0, count)), whole_turn), dim=2))
 
     @contextmanager
     def watching(self, texts: Collection[tuple[int, ...]]) -> Iterator[list[MemoryAttention]]:
@@ -391,25 +330,22 @@ class AttentionReader(nn.Module):
         size = self.latent_size // self.num_memory_layers
         return latents[..., index * size : (index + 1) * size]
 
-    def _memory_heads(self, index: int, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Project latents ``(B, M, H)`` of memory layer ``index`` to keys and values, under the retriever adapter."""
-        with using(RETRIEVER_ADAPTER):
-            return self.family.memory_heads(self.first_layer + index, latents)
+    def _queue(self, index: int, latents: Tensor, width: int) -> Queue | None:
+        """Project latents ``(B, L, H)`` of one memory layer, under the retriever adapter, for windows of ``width``.
 
-    def _age_terms(self, index: int, width: int) -> tuple[Tensor, Tensor]:
-        """Give the bias ``(heads, W)`` and the key offset ``(heads, W, d)`` of a window's slots in one layer.
-
-        A slot's age is counted in turns, 1 for the turn just before. The terms are linear between powers of two.
+        A slot's age is counted in turns, 1 for the turn just before. What it adds is linear between powers of two.
         """
+        if not width:
+            return None
+        with using(RETRIEVER_ADAPTER):
+            key, value = self.family.memory_heads(self.first_layer + index, latents)
         num_latents = self.config.num_latents
-        behind = torch.arange(width, 0, -1, device=self.age_bias.device)
+        behind = torch.arange(width, 0, -1, device=latents.device)
         age = torch.div(behind + num_latents - 1, num_latents, rounding_mode="floor")
         knot = torch.log2(age.to(self.age_bias.dtype)).clamp(max=self.num_ages - 1)
         knots = torch.arange(self.num_ages, device=age.device)
         weight = (1 - (knot[:, None] - knots).abs()).clamp(min=0).to(self.age_bias.dtype)  # (W, ages)
-        bias = self.age_bias[index] @ weight.T
-        offset = torch.einsum("hfd,wf->hwd", self.age_key[index], weight)
-        return bias, offset
+        return Queue(key, value, self.age_bias[index], self.age_key[index], weight)
 
     def _first_queries(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
         """Start the query tokens as means over ``K`` even chunks of each row's real tokens, ``(N, K, H)``."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from evoemb.modules.backbones.family import Heads
+from evoemb.modules.readers.windows import Queue, Window
 
 
 class MemoryAttention(NamedTuple):
@@ -37,21 +40,53 @@ class Watch:
     texts: Collection[tuple[int, ...]]
     found: list[MemoryAttention] = field(default_factory=list)
 
+    def note(
+        self,
+        layer: int,
+        texts: Sequence[tuple[int, ...]],
+        tokens: Tensor | None,
+        queries: Heads,
+        queue: Queue,
+        window: Window,
+        num_latents: int,
+    ) -> None:
+        """Note how the rows' queries attend to what they see.
 
-def attention_by_age(query: Tensor, key: Tensor, bias: Tensor, valid: Tensor, num_latents: int) -> Tensor:
+        Args:
+            layer: Memory layer, from 0.
+            texts: The rows' token ids.
+            tokens: Which queries are tokens of the text, ``(n, T)``; None: they are the query tokens beside it.
+            queries: Of the same rows.
+            queue: The layer's.
+            window: What the rows see of it.
+            num_latents: Slots of a turn.
+        """
+        rows = [row for row, ids in enumerate(texts) if ids in self.texts]
+        if not rows:
+            return
+        query, places, valid = queries.free_query[rows], window.places[rows], window.valid[rows]
+        key = queue.key.transpose(1, 2).flatten(0, 1)[places].transpose(1, 2)
+        weights = attention_by_age(query, key, queue.by_age(query, places.shape[1]), valid, num_latents)
+        share = query.new_ones(query.shape[0], query.shape[2]) if tokens is None else tokens[rows].to(query.dtype)
+        weights = (weights * share[:, None, :, None]).sum(2) / share.sum(-1)[:, None, None]
+        turns = (valid.sum(-1) / num_latents).ceil().long()
+        self.found.append(MemoryAttention(layer, tokens is None, [texts[row] for row in rows], turns.tolist(), weights))
+
+
+def attention_by_age(query: Tensor, key: Tensor, added: Tensor, valid: Tensor, num_latents: int) -> Tensor:
     """Give the softmax over the memory alone, a turn's latents taken together.
 
     Args:
         query: ``(n, heads, T, d)``.
         key: ``(n or 1, heads, W, d)``, oldest slot first.
-        bias: ``(heads, W)``.
+        added: What age adds to the scores, ``(n, heads, T, W)``.
         valid: Which slots hold, ``(n or 1, W)``.
         num_latents: Slots of a turn; of the oldest turn there may be fewer.
 
     Returns:
         ``(n, heads, T, A)`` for ``A`` turns; zero for rows that see nothing.
     """
-    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + bias[None, :, None, :]
+    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + added
     holds = valid[:, None, None, :]
     weights = scores.masked_fill(~holds, torch.finfo(scores.dtype).min).softmax(-1) * holds
     whole = F.pad(weights, (-weights.shape[-1] % num_latents, 0))
