@@ -409,3 +409,20 @@ def test_every_process_has_rows_of_its_own(monkeypatch):
     alone = rows_of(Recipe(steps=3, streams=2), 0, None, None)
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert len(rows_of(Recipe(steps=3, streams=2), 0, None, None)) == 2 * len(alone) == 12
+
+
+def test_turns_are_held_near_themselves_and_their_neighbours(models):
+    import torch.nn.functional as F
+
+    model = copy.deepcopy(models("bert", "attention"))
+    loss = DefaultModelLoss(model, mix=0.5)
+    turns = [["the cat sat", "i live in paris", "a train left"], ["tell me more"]]
+    tokenized = model[0].tokenize([text for stream in turns for text in stream])
+    ids, mask = tokenized["input_ids"], tokenized["attention_mask"]
+    features = {"input_ids": ids, "attention_mask": mask, "num_turns": torch.tensor([3, 1])}
+    base = loss._base(ids, mask)
+    wanted = [base[0], base[1] + 0.5 * base[0], base[2] + 0.5 * base[1] + 0.25 * base[0], base[3]]
+    wanted = F.normalize(torch.stack(wanted), dim=-1)
+    found = {round(float(loss._drift(wanted, features)), 5) for _ in range(20)}
+    assert found == {0.0}
+    assert max(float(loss._drift(base, features)) for _ in range(20)) > 0.01

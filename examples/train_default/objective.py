@@ -20,7 +20,8 @@ class DefaultModelLoss(StreamLoss):
     """The contrastive loss over a stream's turns, and two terms that hold embeddings to those of the frozen base.
 
     ``foreign``: a question that nothing in memory concerns (it has no evidence) keeps its embedding without memory.
-    ``drift``: so do the turns, as far as the contrastive loss lets them.
+    ``drift``: turns stay near those of the base, mixed with those of the two turns before as far as ``mix`` asks: what
+    a conversation is about belongs to its turns.
     ``links``, ``first``, ``then``: where texts look in memory, see :mod:`attention`.
 
     Args:
@@ -28,6 +29,7 @@ class DefaultModelLoss(StreamLoss):
         temperature: Of the contrastive loss.
         foreign_weight: Times the mean of one minus the cosine; 0 leaves the term out.
         drift_weight: Times the mean of one minus the cosine; 0 leaves the term out.
+        mix: Weight of the turn before in what a turn stays near, its square that of the one before that.
         attention_weight: Of the three terms about attention; 0 leaves them out, and no targets are needed.
     """
 
@@ -38,12 +40,14 @@ class DefaultModelLoss(StreamLoss):
         temperature: float = 0.05,
         foreign_weight: float = 1.0,
         drift_weight: float = 0.5,
+        mix: float = 0.0,
         attention_weight: float = 0.0,
     ) -> None:
         super().__init__(model)
         self.contrastive = EvidenceContrastiveLoss(model, temperature=temperature, length_weight=False)
         self.foreign_weight = foreign_weight
         self.drift_weight = drift_weight
+        self.mix = mix
         self.attention_weight = attention_weight
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> dict[str, Tensor]:
@@ -60,10 +64,7 @@ class DefaultModelLoss(StreamLoss):
             base = self._base(features[whole.QUERY_IDS][foreign], features[whole.QUERY_MASK][foreign])
             found["foreign"] = self.foreign_weight * (1 - (embeddings[num_turns:][foreign] * base).sum(-1)).mean()
         if self.drift_weight:
-            # A quarter of the turns, at random, says enough and costs little.
-            some = torch.randperm(num_turns)[: max(1, num_turns // 4)]
-            base = self._base(features[whole.INPUT_IDS][some], features[whole.ATTENTION_MASK][some])
-            found["drift"] = self.drift_weight * (1 - (embeddings[:num_turns][some] * base).sum(-1)).mean()
+            found["drift"] = self.drift_weight * self._drift(embeddings[:num_turns], features)
         return found
 
     def _run(self, features: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -85,6 +86,21 @@ class DefaultModelLoss(StreamLoss):
         """Give the contrastive part alone, from the output of a forward."""
         return self.contrastive.compute(output)
 
+    def _drift(self, turns: Tensor, features: dict[str, Any]) -> Tensor:
+        """Give how far some of the turns ``(N, D)`` are from what they should stay near, mean of one minus the cosine."""
+        # A run of a quarter of the turns, anywhere, says enough and costs little.
+        count = max(1, len(turns) // 4)
+        start = int(torch.randint(len(turns) - count + 1, ()))
+        span = slice(max(0, start - 2), start + count)
+        base = self._base(features[whole.INPUT_IDS][span], features[whole.ATTENTION_MASK][span])
+        lengths = features[whole.NUM_TURNS]
+        stream = torch.arange(len(lengths), device=base.device).repeat_interleave(lengths)[span]
+        wanted = base.clone()
+        for back in (1, 2):
+            together = (stream[back:] == stream[:-back]).to(base.dtype)[:, None]
+            wanted[back:] += self.mix**back * together * base[:-back]
+        return (1 - (turns[start : start + count] * F.normalize(wanted[-count:], dim=-1)).sum(-1)).mean()
+
     @torch.no_grad()
     def _base(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Embed texts without memory, ``(N, D)``."""
@@ -98,5 +114,6 @@ class DefaultModelLoss(StreamLoss):
             "temperature": self.contrastive.temperature,
             "foreign_weight": self.foreign_weight,
             "drift_weight": self.drift_weight,
+            "mix": self.mix,
             "attention_weight": self.attention_weight,
         }

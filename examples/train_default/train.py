@@ -41,6 +41,7 @@ class Recipe:
     temperature: float = 0.05
     foreign_weight: float = 1.0
     drift_weight: float = 0.5
+    mix: float = 0.3
     attention_weight: float = 0.3
     queries: int = 18
     foreign: int = 2
@@ -110,6 +111,7 @@ def train(
         temperature=recipe.temperature,
         foreign_weight=recipe.foreign_weight,
         drift_weight=recipe.drift_weight,
+        mix=recipe.mix,
         attention_weight=recipe.attention_weight,
     )
     cuda = torch.cuda.is_available()
