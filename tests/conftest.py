@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -130,8 +131,8 @@ SMALL_MEMORY = {
 }
 
 
-def make_model(folder: Path, reader: str, *, trained: bool = True, **memory: object) -> EvoEmbedding:
-    """A fresh model on a saved base; ``trained`` gives its memory random weights that matter."""
+def build_model(folder: Path, reader: str, *, trained: bool = True, **memory: object) -> EvoEmbedding:
+    """A fresh model, loaded from a saved base; ``trained`` gives its memory random weights that matter."""
     encoder = "bert" in folder.name or "roberta" in folder.name
     choices = {**SMALL_MEMORY[reader], **({"segment_turns": 1} if encoder else {}), **memory}
     model = EvoEmbedding(str(folder), memory_reader=reader, memory_kwargs=choices, device="cpu")
@@ -147,6 +148,17 @@ def make_model(folder: Path, reader: str, *, trained: bool = True, **memory: obj
                 elif "age_bias" in name:
                     parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3 + 1)
     return model.eval()
+
+
+_built: dict[str, EvoEmbedding] = {}
+
+
+def make_model(folder: Path, reader: str, *, trained: bool = True, **memory: object) -> EvoEmbedding:
+    """A model that a test may change: a copy of the one built first with these choices, which takes less time."""
+    choices = repr((str(folder), reader, trained, sorted(memory.items())))
+    if choices not in _built:
+        _built[choices] = build_model(folder, reader, trained=trained, **memory)
+    return copy.deepcopy(_built[choices])
 
 
 CASES = [("qwen3", "prefix"), ("qwen3_5", "prefix"), ("bert", "attention")]

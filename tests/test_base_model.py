@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
-from conftest import CASES, DECODERS, MORE_CASES, make_model
+from conftest import CASES, DECODERS, MORE_CASES, build_model, make_model
 from evoemb import EvoEmbedding
 from evoemb.modules.adapters import MEMORY_ADAPTER, RETRIEVER_ADAPTER, adapter_parameters
 
@@ -28,11 +29,17 @@ def texts_with_a_base_embedding(kind: str, stream: list[str]) -> list[str]:
     return [turn for turn in stream if turn or kind not in DECODERS]
 
 
+@pytest.fixture(scope="module")
+def bases(base_folder):
+    """Give the base model of a kind; loaded once, never changed by a test."""
+    return cache(lambda kind: base_of(base_folder(kind)))
+
+
 @pytest.fixture(params=ALL, ids=lambda case: "-".join(case))
-def fresh(request, base_folder):
+def fresh(request, base_folder, bases):
     """A fresh model, its base model, and the kind of backbone."""
     kind, reader = request.param
-    return make_model(base_folder(kind), reader, trained=False), base_of(base_folder(kind)), kind
+    return make_model(base_folder(kind), reader, trained=False), bases(kind), kind
 
 
 @pytest.mark.parametrize(
@@ -58,8 +65,8 @@ def test_without_memory_a_fresh_model_is_its_base_model_bit_for_bit(fresh, strea
         assert one.dtype == other.dtype
 
 
-def test_without_memory_the_other_outputs_are_those_of_the_base_model(base_folder, stream):
-    model, base = make_model(base_folder("bert"), "attention"), base_of(base_folder("bert"))
+def test_without_memory_the_other_outputs_are_those_of_the_base_model(models, bases, stream):
+    model, base = models("bert", "attention"), bases("bert")
     assert np.array_equal(model.encode("i live in paris"), base.encode("i live in paris"))
     for mine, theirs in zip(
         model.encode(stream, output_value="token_embeddings"),
@@ -91,8 +98,8 @@ def test_with_an_empty_memory_a_text_is_encoded_by_the_base_model(fresh, stream)
 
 
 @pytest.mark.parametrize("kind", ["bert", "modernbert", "xlm-roberta", "qwen3", "llama"])
-def test_training_the_attention_reader_never_moves_an_embedding_without_memory(base_folder, stream, kind):
-    model, base = make_model(base_folder(kind), "attention", trained=False), base_of(base_folder(kind))
+def test_training_the_attention_reader_never_moves_an_embedding_without_memory(base_folder, bases, stream, kind):
+    model, base = make_model(base_folder(kind), "attention", trained=False), bases(kind)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -164,7 +171,7 @@ def test_a_fresh_memory_is_announced(base_folder, caplog):
 
 
 def test_a_fresh_memory_is_the_same_in_every_build(base_folder, stream):
-    first, second = (make_model(base_folder("bert"), "attention", trained=False) for _ in range(2))
+    first, second = (build_model(base_folder("bert"), "attention", trained=False) for _ in range(2))
     assert first.state_spec == second.state_spec
     state = first.new_state()
     first.encode(stream, stateful=True, state=state)
@@ -212,7 +219,7 @@ def test_an_empty_name_is_refused():
 
 def test_a_model_loaded_in_inference_mode_reads_streams(base_folder, stream):
     with torch.inference_mode():
-        model = make_model(base_folder("bert"), "attention", trained=False)
+        model = build_model(base_folder("bert"), "attention", trained=False)
         state = model.new_state()
         model.encode(stream[:3], stateful=True, state=state)
     model.encode(stream[3:], stateful=True, state=state)

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from conftest import make_model
+from conftest import build_model, make_model
 from evoemb.modules.fingerprint import fingerprint
 
 
@@ -20,7 +20,7 @@ def own(base_folder):
 def test_two_builds_of_one_model_have_one_fingerprint(base_folder, own):
     digest = fingerprint(own)
     assert len(digest) == 32
-    assert fingerprint(make_model(base_folder("bert"), "attention")) == digest
+    assert fingerprint(build_model(base_folder("bert"), "attention")) == digest
     assert fingerprint(copy.deepcopy(own)) == digest
 
 
