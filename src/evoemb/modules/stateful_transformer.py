@@ -23,6 +23,7 @@ from evoemb.modules.adapters import (
     using,
 )
 from evoemb.modules.backbones.lookup import family_of, is_causal
+from evoemb.modules.backbones.shared_keys import share_keys
 from evoemb.modules.config import MemoryConfig
 from evoemb.modules.dialogue_parts import DialogueParts
 from evoemb.modules.readers.attention import AttentionReader
@@ -107,6 +108,7 @@ class StatefulTransformer(Transformer):
             self.reader = PrefixReader(self.model, memory)
         self.reader.add_adapters()
         merge_in_inference(self.model)
+        share_keys(self.model)
         self._freeze_base()
         self.dialogue = DialogueParts(self.model)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 # By name, not by parts: rotary positions in half-split and in interleaved layout have the same parts.
-_KNOWN = ("LlamaAttention", "Qwen2Attention", "Qwen3Attention", "Qwen3_5Attention")
+KNOWN_ATTENTION = ("LlamaAttention", "Qwen2Attention", "Qwen3Attention", "Qwen3_5Attention")
 
 
 class _Wanted:
@@ -71,7 +71,7 @@ def _can_leave_out(backbone: PreTrainedModel) -> bool:
     attention = getattr(layers[-1], "self_attn", None) if layers else None
     # Other implementations take no mask by token, or know none but the causal one.
     implementation = getattr(backbone.config, "_attn_implementation", None)
-    if type(attention).__name__ not in _KNOWN or implementation not in ("sdpa", "eager"):
+    if type(attention).__name__ not in KNOWN_ATTENTION or implementation not in ("sdpa", "eager"):
         return False
     if _leave_out not in layers[-1]._forward_pre_hooks.values():
         layers[-1].register_forward_pre_hook(_leave_out, with_kwargs=True)
