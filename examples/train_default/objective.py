@@ -87,7 +87,7 @@ class DefaultModelLoss(StreamLoss):
         return self.contrastive.compute(output)
 
     def _drift(self, turns: Tensor, features: dict[str, Any]) -> Tensor:
-        """Give how far some of the turns ``(N, D)`` are from what they should stay near, mean of one minus the cosine."""
+        """Give how far some of the turns ``(N, D)`` are from what they should stay near: one minus the cosine, mean."""
         # A run of a quarter of the turns, anywhere, says enough and costs little.
         count = max(1, len(turns) // 4)
         start = int(torch.randint(len(turns) - count + 1, ()))

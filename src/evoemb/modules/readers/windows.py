@@ -105,7 +105,6 @@ def attend(
     tokens = torch.arange(slots, slots + rows * own_length, device=key.device).view(rows, own_length)
     most = window.places.shape[1] + own_length
     row_bytes = most * (sum(pool.shape[-1] for pool in pools) + heads * length) * query.element_size()
-    blocked = torch.finfo(query.dtype).min
     attended: list[Tensor] = []
     for chunk, places, valid in window.chunks(row_bytes):
         numbers = torch.cat((places, tokens[chunk]), dim=1)
@@ -119,7 +118,7 @@ def attend(
                 query[chunk],
                 gathered_key,
                 gathered_value,
-                attn_mask=added.masked_fill_(~allowed, blocked),
+                attn_mask=added.masked_fill_(~allowed, torch.finfo(added.dtype).min),
                 dropout_p=dropout,
                 scale=scale,
             )
