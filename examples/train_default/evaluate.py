@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -48,7 +47,6 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="streams read of each file")
     parser.add_argument("--control", help="a model of control.py: what the same training gives without a memory")
     parser.add_argument("--sts", help="STS-B test pairs, a line each: first text, second text, score")
-    parser.add_argument("--speed", action="store_true", help="time of a stream, with memory and without")
     parser.add_argument("--controls", nargs="+", default=list(CONTROLS), choices=CONTROLS)
     parser.add_argument("--split", default="test", choices=("test", "train"))
     parser.add_argument("--json", type=Path)
@@ -73,8 +71,6 @@ def main() -> None:
         found["locomo"] = conversations(model, read_streams(told.locomo, told.limit), told.controls, beside)
     if told.sts:
         found["sts"] = similarity_of_pairs(model, Path(told.sts))
-    if told.speed:
-        found["speed"] = speed(model)
     if told.json:
         told.json.write_text(json.dumps(found, indent=1) + "\n")
 
@@ -184,22 +180,6 @@ def _spearman(scores: Any, right: Any) -> float:
     from scipy.stats import spearmanr
 
     return float(spearmanr(scores, right).statistic)
-
-
-def speed(model: EvoEmbedding, turns: int = 200, repeats: int = 3) -> dict[str, float]:
-    """Seconds for one generated stream, with the memory and as plain texts; the best of a few."""
-    stream = generated(1, Shape(turns, turns))[0]
-    seconds: dict[str, float] = {}
-    for name, options in (("static", {}), ("memory", {"stateful": True})):
-        times = []
-        for _ in range(repeats):
-            begun = time.perf_counter()
-            model.encode(stream.texts, show_progress_bar=False, **options)
-            times.append(time.perf_counter() - begun)
-        seconds[name] = min(times)
-    seconds["ratio"] = seconds["memory"] / seconds["static"]
-    print(f"\nspeed, {turns} turns, {torch.get_num_threads()} threads: {seconds}")
-    return seconds
 
 
 def show(title: str, table: Table) -> None:
