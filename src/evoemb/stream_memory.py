@@ -8,6 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+#: What is kept of memories that were run may take so much: beside one stream's state, and in the course of a call.
+KEPT_BYTES = 256 * 2**20
+
 
 @dataclass(frozen=True, slots=True)
 class StateSpec:
@@ -65,7 +68,7 @@ class LiveCache:
     reading: Any = None
     writing: Any = None
     readable: Tensor | None = None
-    limit_bytes: int = 256 * 2**20
+    limit_bytes: int = KEPT_BYTES
 
     @property
     def nbytes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from evoemb.modules.latent_memory_queue import LatentMemoryQueue
 from evoemb.modules.readers.key_values import KeyValues
 from evoemb.modules.readers.prefix import PrefixReader
 from evoemb.modules.stateful_transformer import MEMORY, MEMORY_MASK, PASTS, SEEN, StatefulTransformer
-from evoemb.stream_memory import LiveCache
+from evoemb.stream_memory import KEPT_BYTES, LiveCache
 from evoemb.streaming.limits import Limits as Limits  # of one thought with rows: most callers need both
 
 TokenIds = Sequence[int]
@@ -84,33 +85,48 @@ def stack_memories(memories: Sequence[Tensor], *, share: bool = False) -> tuple[
 def embed_rows(stack: Stack, rows: Sequence[Row], limits: Limits) -> list[Tensor]:
     """Encode texts against their memories; rows do not see each other.
 
-    Texts that share a memory run it once, where the reader can continue it; the others run it in their own row.
+    Texts that share a memory run it once, where the reader can continue it; the others run it in their own row. Of
+    many memories a few are run and held at a time, see :func:`_run_some`.
 
     Returns:
         One embedding ``(D,)`` a row, in the order given.
     """
-    pasts = _run_shared_memories(stack, rows, limits)
-    alone = [index for index in range(len(rows)) if index not in pasts]
-    continued = sorted(pasts)
+    found: dict[int, Tensor] = {}
+    shared = _shared_memories(stack, rows)
+    while shared:
+        found.update(_embed_continued(stack, rows, shared, limits))
+    alone = [index for index in range(len(rows)) if index not in found]
 
     def run_alone(chosen: Sequence[int]) -> Tensor:
         batch = [rows[alone[position]] for position in chosen]
         memory, memory_mask = stack_memories([_visible(row) for row in batch], share=True)
         return _embed(stack, batch, {MEMORY: memory, MEMORY_MASK: memory_mask})
 
+    found.update(
+        zip(alone, limits.run([len(rows[i].ids) + rows[i].seen for i in alone], run_alone, stack.device), strict=True)
+    )
+    return [found[index] for index in range(len(rows))]
+
+
+def _embed_continued(
+    stack: Stack, rows: Sequence[Row], shared: list[list[int]], limits: Limits
+) -> list[tuple[int, Tensor]]:
+    """Run the first of the shared memories, taking them from the list, and encode the texts behind them.
+
+    Returns:
+        Indices of rows and their embeddings. What was kept of the memories is let go of.
+    """
+    pasts = _run_some(stack, rows, shared, limits)
+    continued = sorted(pasts)
+
     def run_continued(chosen: Sequence[int]) -> Tensor:
         batch = [rows[continued[position]] for position in chosen]
         behind = [pasts[continued[position]] for position in chosen]
-        shared = behind[:1] if all(past is behind[0] for past in behind) else behind
-        return _embed(stack, batch, {PASTS: shared, SEEN: [row.seen for row in batch]})
+        one = behind[:1] if all(past is behind[0] for past in behind) else behind
+        return _embed(stack, batch, {PASTS: one, SEEN: [row.seen for row in batch]})
 
-    found = dict(
-        zip(alone, limits.run([len(rows[i].ids) + rows[i].seen for i in alone], run_alone, stack.device), strict=True)
-    )
-    found.update(
-        zip(continued, limits.run([len(rows[i].ids) for i in continued], run_continued, stack.device), strict=True)
-    )
-    return [found[index] for index in range(len(rows))]
+    embeddings = limits.run([len(rows[i].ids) for i in continued], run_continued, stack.device)
+    return list(zip(continued, embeddings, strict=True))
 
 
 def _embed(stack: Stack, rows: Sequence[Row], memory: dict[str, Any]) -> Tensor:
@@ -127,28 +143,49 @@ def continuing_reader(stack: Stack) -> PrefixReader | None:
     return reader if isinstance(reader, PrefixReader) and reader.continues else None
 
 
-def _run_shared_memories(stack: Stack, rows: Sequence[Row], limits: Limits) -> dict[int, KeyValues]:
-    """Run every memory that more than one text sees, or that is kept for later texts; several in one forward.
-
-    Returns:
-        What each such row continues, by its index.
-    """
-    reader = continuing_reader(stack)
-    if reader is None:
-        return {}
+def _shared_memories(stack: Stack, rows: Sequence[Row]) -> list[list[int]]:
+    """Give the rows of every memory that more than one text sees, or that is kept for later texts."""
+    if continuing_reader(stack) is None:
+        return []
     groups: dict[int, list[int]] = {}
     for index, row in enumerate(rows):
         if row.seen:
             groups.setdefault(id(row.memory), []).append(index)
-    shared = [members for members in groups.values() if len(members) > 1 or rows[members[0]].live is not None]
+    return [members for members in groups.values() if len(members) > 1 or rows[members[0]].live is not None]
+
+
+def _run_some(stack: Stack, rows: Sequence[Row], shared: list[list[int]], limits: Limits) -> dict[int, KeyValues]:
+    """Run the first of the shared memories, several in one forward, and take them from the list.
+
+    However many streams there are, what is run and held at a time takes :data:`KEPT_BYTES` at most, or is one memory.
+    Where layers are recurrent a memory's size is known only once it was run, so that the last may pass the bound. What
+    a state holds already takes no more for being used.
+
+    Returns:
+        What each of their rows continues, by its index.
+    """
+    reader: PrefixReader = stack.transformer.reader  # type: ignore[assignment]
+    room: float = math.inf if torch.is_grad_enabled() else KEPT_BYTES  # what gradients need stays held in any case
     if not reader.sees_beginnings:
         pasts: dict[int, KeyValues] = {}
-        for members in shared:
+        while shared and (room > 0 or not pasts):
+            members = shared.pop(0)
+            live = rows[members[0]].live
+            known = None if live is None else live.reading
             found = _run_beginnings(reader, [rows[index] for index in members], stack.device)
+            room -= sum({id(past): past.nbytes for past in found if past is not known}.values())
             pasts.update(zip(members, found, strict=False))  # all of them or none
         return pasts
-    seen = [max((rows[index] for index in members), key=lambda row: row.seen) for members in shared]
-    held: list[KeyValues | None] = [None if row.live is None else row.live.reading for row in seen]
+    every, seen, held = list[list[int]](), list[Row](), list[KeyValues | None]()
+    while shared:
+        row = max((rows[index] for index in shared[0]), key=lambda row: row.seen)
+        past = None if row.live is None else row.live.reading
+        room -= 0 if past is not None and past.length >= row.seen else reader.kept_bytes(row.seen)
+        if every and room < 0:
+            break
+        every.append(shared.pop(0))
+        seen.append(row)
+        held.append(past)
     missing = [row.seen - (0 if past is None else past.length) for row, past in zip(seen, held, strict=True)]
     behind = [place for place, count in enumerate(missing) if count > 0]
 
@@ -163,7 +200,7 @@ def _run_shared_memories(stack: Stack, rows: Sequence[Row], limits: Limits) -> d
     for row, past in zip(seen, held, strict=True):
         if row.live is not None and past is not None:
             row.live.keep_reading(past)
-    return {index: past for members, past in zip(shared, held, strict=True) if past is not None for index in members}
+    return {index: past for members, past in zip(every, held, strict=True) if past is not None for index in members}
 
 
 def _run_beginnings(reader: PrefixReader, rows: Sequence[Row], device: torch.device) -> list[KeyValues]:
