@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evoemb._errors import UnsupportedBackboneError
+from evoemb.modules.few_rows import linear
 from evoemb.modules.fingerprint import version_of
 
 MEMORY_ADAPTER = "memory"
@@ -91,13 +92,13 @@ class LoraLinear(nn.Linear):
         """Apply the layer, with the update of the adapter in use."""
         name = _IN_USE.get()
         if name is None or name not in self.lora_config:
-            return super().forward(input)
+            return linear(input, self.weight, self.bias)
         if (weight := self.weight_in_use(input.shape[:-1].numel())) is not None:
-            return F.linear(input, weight, self.bias)
+            return linear(input, weight, self.bias)
         config = self.lora_config[name]
         down: Any = self.lora_A[name]
         up: Any = self.lora_B[name]
-        output = super().forward(input)
+        output = linear(input, self.weight, self.bias)
         reduced = down(F.dropout(input, config.dropout, self.training).to(down.weight.dtype))
         update: Tensor = up(reduced) * config.scaling
         return output + update.to(output.dtype)

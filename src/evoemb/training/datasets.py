@@ -58,7 +58,8 @@ def stream_dataset(rows: Any, *, bad_rows: str = "raise") -> Any:
             are skipped with a warning, or raise.
 
     Returns:
-        A ``Dataset`` of the same columns; an ``IterableDataset`` if one was given.
+        A ``Dataset`` or ``IterableDataset`` as it was given. Rows of a list or file become a ``Dataset`` of evoemb's
+        own columns, for Arrow takes no mixture of forms; to keep columns of your own, give a ``Dataset``.
 
     Raises:
         InputError: Rows are broken (the first few are told), or none is left.
