@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from evoemb import EvoEmbedding, defaults
@@ -20,6 +21,7 @@ if not _FOLDER.is_dir():
 pytest.importorskip(defaults.OFFLINE_PACKAGE)
 sys.path.insert(0, str(_FOLDER))
 
+from average import average  # noqa: E402
 from curve import draw_curve  # noqa: E402
 from ship import TARGET, record, ship  # noqa: E402
 
@@ -58,6 +60,26 @@ def test_a_model_whose_base_was_trained_is_refused(trained, tmp_path):
     with pytest.raises(SystemExit, match=r"1 tensors of the base differ from .*MiniLM.* embeddings.LayerNorm.weight"):
         ship(changed, tmp_path / "target", "changed")
     assert not (tmp_path / "target").exists()
+
+
+def test_the_average_has_the_mean_memory_and_the_same_base(trained, tmp_path):
+    changed = Path(shutil.copytree(trained, tmp_path / "model"))
+    memory = load_file(changed / "memory.safetensors")
+    before = {name: tensor.clone() for name, tensor in memory.items()}
+    for tensor in memory.values():
+        tensor += 0.5
+    save_file(memory, changed / "memory.safetensors", metadata={"format": "pt"})
+    average([trained, changed]).save_pretrained(str(tmp_path / "mean"))
+    for name, tensor in load_file(tmp_path / "mean" / "memory.safetensors").items():
+        torch.testing.assert_close(tensor, before[name] + 0.25)
+    for name, tensor in load_file(tmp_path / "mean" / "model.safetensors").items():
+        assert torch.equal(tensor, load_file(trained / "model.safetensors")[name]), name
+
+
+def test_models_of_different_shape_are_not_averaged(trained, tmp_path):
+    EvoEmbedding(defaults.base_model(), memory_reader="attention", num_latents=2).save_pretrained(str(tmp_path / "two"))
+    with pytest.raises(SystemExit, match="not in all models, or not of one shape"):
+        average([trained, tmp_path / "two"])
 
 
 def test_the_curve_has_a_line_for_each_term_of_the_loss_and_falls_where_it_falls():
