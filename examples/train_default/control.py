@@ -25,6 +25,9 @@ from evoemb.infonce import evidence_infonce
 TARGETS = ("query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense")
 """What the memory's adapters change, in the layers that read the memory."""
 
+BATCH = 16
+"""Texts of like length that run together, so that little of a batch is padding."""
+
 
 def main() -> None:
     """Read the command line, train, write."""
@@ -110,12 +113,14 @@ def row_loss(model: SentenceTransformer, row: Row, recipe: Recipe) -> Tensor:
 
 
 def embed(model: SentenceTransformer, texts: Sequence[str]) -> Tensor:
-    """Embed with gradients, ``(N, D)``, unit length; equal texts are run once."""
-    distinct = list(dict.fromkeys(texts))
-    features = batch_to_device(model.preprocess(distinct), model.device)
-    vectors = F.normalize(model(features)["sentence_embedding"].float(), dim=-1)
+    """Embed with gradients, ``(N, D)``, unit length; equal texts are run once, each beside those of its length."""
+    distinct = sorted(dict.fromkeys(texts), key=len)
+    found = []
+    for begin in range(0, len(distinct), BATCH):
+        features = batch_to_device(model.preprocess(distinct[begin : begin + BATCH]), model.device)
+        found.append(F.normalize(model(features)["sentence_embedding"].float(), dim=-1))
     number = {text: at for at, text in enumerate(distinct)}
-    return vectors[[number[text] for text in texts]]
+    return torch.cat(found)[[number[text] for text in texts]]
 
 
 if __name__ == "__main__":
