@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import random
 import re
+import subprocess
 import sys
 from dataclasses import replace
 from itertools import pairwise
@@ -29,6 +31,7 @@ from objective import DefaultModelLoss  # noqa: E402
 from rows import make_rows  # noqa: E402
 
 from evoemb import EvoEmbedding  # noqa: E402
+from evoemb.defaults import base_model  # noqa: E402
 from evoemb.evaluation.schema import parse_stream  # noqa: E402
 from evoemb.evaluation.streams import read_streams  # noqa: E402
 from evoemb.training import StreamCollator, parse_row  # noqa: E402
@@ -385,6 +388,26 @@ def test_the_control_learns_from_the_same_rows_without_a_memory(base_folder, mon
     saved, base = (SentenceTransformer(one).encode(texts) for one in (str(tmp_path), folder))
     assert saved == pytest.approx(model.encode(texts), abs=1e-5)
     assert abs(saved - base).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_a_control_of_two_processes_is_that_of_one_with_all_rows(tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    choices = {"steps": 3, "queries": 4, "min_turns": 4, "max_turns": 8}
+    choices |= {"lead_share": 0, "drift_weight": 0, "warmup_steps": 1}
+    told = [part for name, value in choices.items() for part in ("--set", f"{name}={value}")]
+    program = str(_FOLDER / "control.py")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--", program]
+    for folder, begin, streams in (("one", [program], 2), ("two", launch, 1)):
+        command = [sys.executable, *begin, str(tmp_path / folder), *told, "--set", f"streams={streams}"]
+        environment = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+    texts = ["I moved to Porto last week.", "Where do I live now?", "The flat is on the third floor."]
+    one, two = (SentenceTransformer(str(tmp_path / name), device="cpu").encode(texts) for name in ("one", "two"))
+    assert two == pytest.approx(one, abs=1e-4)
+    assert abs(one - SentenceTransformer(base_model(), device="cpu").encode(texts)).max() > 1e-3
 
 
 def test_the_recipe_trains_and_writes_a_model_with_its_log(base_folder, monkeypatch, tmp_path):

@@ -1,7 +1,8 @@
 """The control of a run: the same base, rows, steps and loss, no memory: ``python control.py OUTPUT --sgd FILE``.
 
 What a fine-tuned static model learns from the same data is not the memory's doing; ``evaluate.py --control OUTPUT``
-puts it beside the memory. Writes OUTPUT, a sentence-transformers model.
+puts it beside the memory. Under ``torchrun`` each process takes its part of a step's rows, as a run's processes do.
+Writes OUTPUT, a sentence-transformers model.
 """
 
 from __future__ import annotations
@@ -35,11 +36,21 @@ def main() -> None:
     add_recipe_options(parser)
     told = parser.parse_args()
     recipe = recipe_of(told)
+    processes, number = join_processes()
     torch.manual_seed(told.seed)
     model = adapted_base(recipe)
-    train(model, rows_of(recipe, told.seed, told.sgd, told.babi), recipe)
-    model[0].model = model[0].model.merge_and_unload()
-    model.save_pretrained(str(told.output), create_model_card=False)
+    train(model, rows_of(recipe, told.seed, told.sgd, told.babi)[number::processes], recipe)
+    if number == 0:
+        model[0].model = model[0].model.merge_and_unload()
+        model.save_pretrained(str(told.output), create_model_card=False)
+
+
+def join_processes() -> tuple[int, int]:
+    """Meet the other processes of ``torchrun``, where there are any: how many they are, and which this one is."""
+    if not torch.distributed.is_torchelastic_launched():
+        return 1, 0
+    torch.distributed.init_process_group("gloo")
+    return torch.distributed.get_world_size(), torch.distributed.get_rank()
 
 
 def adapted_base(recipe: Recipe) -> SentenceTransformer:
@@ -61,7 +72,10 @@ def adapted_base(recipe: Recipe) -> SentenceTransformer:
 
 
 def train(model: SentenceTransformer, rows: Sequence[Row], recipe: Recipe) -> None:
-    """Take ``recipe.steps`` steps of ``recipe.streams`` rows with the run's learning rate and clipping."""
+    """Take ``recipe.steps`` steps of ``recipe.streams`` rows with the run's learning rate and clipping.
+
+    Processes that met start from equal weights and step by the mean of their gradients, so that they stay equal.
+    """
     weights = [one for one in model.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, recipe))
@@ -71,12 +85,24 @@ def train(model: SentenceTransformer, rows: Sequence[Row], recipe: Recipe) -> No
         losses = [row_loss(model, row, recipe) for row in batch]
         loss = torch.stack(losses).mean()
         loss.backward()  # type: ignore[no-untyped-call]
+        average_gradients(weights)
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         if step % 10 == 9:
             print(f"step {step + 1}: loss {loss.item():.4f}", flush=True)
+
+
+def average_gradients(weights: Sequence[Tensor]) -> None:
+    """Give each weight the mean of its gradients over the processes that met."""
+    if not torch.distributed.is_initialized():
+        return
+    together = torch.cat([one.grad.flatten() for one in weights if one.grad is not None])
+    torch.distributed.all_reduce(together)
+    together /= torch.distributed.get_world_size()
+    for one, part in zip(weights, together.split([one.numel() for one in weights]), strict=True):
+        one.grad = part.view_as(one)
 
 
 def rate(step: int, recipe: Recipe) -> float:
