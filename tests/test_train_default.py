@@ -380,6 +380,8 @@ def test_the_control_learns_from_the_same_rows_without_a_memory(base_folder, mon
     row = next(row for row in rows if [] in row["evidence"])
     before = control.row_loss(model, row, recipe).item()
     assert before == pytest.approx(control.row_loss(model, row, replace(recipe, drift_weight=9.0)).item(), abs=1e-4)
+    without_answers = {**row, "evidence": [[] for _ in row["evidence"]]}
+    assert torch.isfinite(control.row_loss(model, without_answers, recipe))
     control.train(model, [row] * 12, recipe)
     assert control.row_loss(model, row, recipe).item() < before - 0.05
     model[0].model = model[0].model.merge_and_unload()

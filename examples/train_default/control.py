@@ -126,7 +126,7 @@ def row_loss(model: SentenceTransformer, row: Row, recipe: Recipe) -> Tensor:
         positive[number, evidence] = True
     scored = positive.any(-1)
     each = evidence_infonce(queries @ turns.T / recipe.temperature, positive, seen & ~positive, length_weight=False)
-    loss = each[scored].mean()
+    loss = each[scored].sum() / scored.sum().clamp(min=1)
     with torch.no_grad(), model[0].model.disable_adapter():
         held = torch.cat(
             [torch.randperm(len(turns))[: max(1, len(turns) // 4)], len(turns) + (~scored).nonzero()[:, 0]]
