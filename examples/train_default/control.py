@@ -43,6 +43,8 @@ def main() -> None:
     if number == 0:
         model[0].model = model[0].model.merge_and_unload()
         model.save_pretrained(str(told.output), create_model_card=False)
+    if processes > 1:
+        torch.distributed.destroy_process_group()
 
 
 def join_processes() -> tuple[int, int]:
@@ -98,11 +100,10 @@ def average_gradients(weights: Sequence[Tensor]) -> None:
     """Give each weight the mean of its gradients over the processes that met."""
     if not torch.distributed.is_initialized():
         return
-    together = torch.cat([one.grad.flatten() for one in weights if one.grad is not None])
-    torch.distributed.all_reduce(together)
-    together /= torch.distributed.get_world_size()
-    for one, part in zip(weights, together.split([one.numel() for one in weights]), strict=True):
-        one.grad = part.view_as(one)
+    for one in weights:
+        if one.grad is not None:
+            torch.distributed.all_reduce(one.grad)
+            one.grad /= torch.distributed.get_world_size()
 
 
 def rate(step: int, recipe: Recipe) -> float:
