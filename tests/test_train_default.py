@@ -318,6 +318,32 @@ def test_rows_of_conversations_keep_sessions_whole_and_evidence_right():
             assert all((query, row["turns"][at]) in told for at in evidence)
 
 
+def test_joined_turns_are_whole_and_keep_apart_what_competes():
+    choices = {"shape": SHAPE, "queries": 30, "foreign": 0, "sgd_file": str(_DIALOGUE), "sgd_share": 1.0}
+    original = read_streams(_DIALOGUE)[0]
+    session = {turn.text: turn.time for turn in original.turns}
+    sizes = set()
+    for row in make_rows(12, 0, **choices, sgd_turns=60, join_share=1.0):
+        parts = [re.split(r"\n(?=User: )", turn) for turn in row["turns"]]
+        assert all(len({session[text] for text in texts}) == 1 for texts in parts)
+        sizes |= {len(texts) for texts in parts}
+        for query, evidence, moment in zip(row["query"], row["evidence"], row["asked_at"], strict=True):
+            told = [
+                [original.turns[at].text for at in known.mentions]
+                for known in original.scored
+                if known.query == query
+                and all(
+                    any(original.turns[at].text in parts[place] for place in evidence) for at in known.evidence_turns
+                )
+                and {text for texts in parts[:moment] for text in texts}
+                <= {turn.text for turn in original.turns[: known.asked_at]}
+            ]
+            assert told
+            assert all(len({*rivals} & {*texts}) <= 1 for rivals in told for texts in parts)
+    assert sizes == {1, 2, 3, 4}
+    assert make_rows(3, 1, **choices) == make_rows(3, 1, **choices, join_share=0.0)
+
+
 def test_a_question_of_context_joins_a_name_to_words_of_a_later_turn_without_it():
     texts = [
         "User: I want to see Greensky Bluegrass.\nAssistant: They are at Pier 17 in March.",
@@ -426,6 +452,27 @@ def test_the_recipe_trains_and_writes_a_model_with_its_log(base_folder, monkeypa
     assert loaded.encode(turns, stateful=True) == pytest.approx(trained.encode(turns, stateful=True), abs=1e-5)
     again = train.train(recipe, tmp_path / "more", 0, None, start=str(tmp_path / "run" / "model"))
     assert abs(again.encode(turns, stateful=True) - loaded.encode(turns, stateful=True)).max() > 1e-4
+
+
+@torch.no_grad()
+def test_a_weakened_start_keeps_a_part_of_every_adapters_update_and_all_else(models):
+    from train import weaken
+
+    from evoemb.modules.adapters import lora_layers
+
+    def updates():
+        parts = ((at, name, layer) for at, layer in lora_layers(model) for name in layer.lora_B)
+        return {(at, name): layer.lora_B[name].weight @ layer.lora_A[name].weight for at, name, layer in parts}
+
+    model = copy.deepcopy(models("bert", "attention"))
+    before, whole = {name: tensor.clone() for name, tensor in model.state_dict().items()}, updates()
+    assert {name for _, name in whole} == {"memory", "retriever"}
+    weaken(model, 0.5)
+    for place, update in updates().items():
+        assert whole[place].any()
+        assert torch.allclose(update, 0.5 * whole[place])
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {name for name in before if ".lora_B." in name}
 
 
 def test_every_process_has_rows_of_its_own(monkeypatch):

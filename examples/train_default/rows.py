@@ -30,6 +30,7 @@ def make_rows(
     sgd_file: str | None = None,
     sgd_share: float = 0.0,
     sgd_turns: int = 32,
+    join_share: float = 0.0,
     context: int = 0,
     babi_file: str | None = None,
     babi_share: float = 0.0,
@@ -46,6 +47,7 @@ def make_rows(
         sgd_file: SGD conversations in evoemb's stream format; None for generated streams alone.
         sgd_share: Share of the rows that come from there.
         sgd_turns: Turns of such a row at most.
+        join_share: Share of such rows whose turns are joined by two to four into longer ones, as people's often are.
         context: Questions of such a row that join a name to later turns, see :mod:`context`, beside the others.
         babi_file: bAbI stories in evoemb's stream format.
         babi_share: Share of the rows that come from there.
@@ -61,7 +63,8 @@ def make_rows(
     for number in range(count):
         drawn = chance.random()
         if conversations and drawn < sgd_share:
-            rows.append(_sgd_row(chance, conversations, queries, sgd_turns, context))
+            joins = bool(join_share) and chance.random() < join_share
+            rows.append(_sgd_row(chance, conversations, queries, sgd_turns, context, joins=joins))
         elif stories and drawn > 1 - babi_share:
             rows.append(_babi_row(chance, stories, queries))
         else:
@@ -155,9 +158,18 @@ def _babi_row(chance: random.Random, stories: Sequence[EvalStream], queries: int
 
 
 def _sgd_row(
-    chance: random.Random, conversations: Sequence[EvalStream], queries: int, most_turns: int, context: int = 0
+    chance: random.Random,
+    conversations: Sequence[EvalStream],
+    queries: int,
+    most_turns: int,
+    context: int = 0,
+    *,
+    joins: bool = False,
 ) -> Row:
-    """Take some sessions of a conversation, whole and in order, and the questions all of whose turns lie in them."""
+    """Take some sessions of a conversation, whole and in order, and the questions all of whose turns lie in them.
+
+    Where turns are joined, questions go whose turns are no longer apart, or whose moment now lies within a turn.
+    """
     while True:
         stream = chance.choice(conversations)
         sessions: dict[str, list[int]] = defaultdict(list)
@@ -176,26 +188,44 @@ def _sgd_row(
         kept = [index for index, turn in enumerate(stream.turns) if turn.time in wanted]
         if len(kept) > most_turns + 8:
             continue
-        place = {index: number for number, index in enumerate(kept)}
+        times = [stream.turns[index].time for index in kept]
+        groups = _groups(times, chance) if joins else [[number] for number in range(len(kept))]
+        place = {kept[at]: number for number, group in enumerate(groups) for at in group}
         found = []
         for query in stream.scored:
             if not all(at in place for at in (*query.mentions, *query.evidence_turns)):
                 continue
-            asked_at = sum(index < query.asked_at for index in kept)
+            seen = {place[index] for index in kept if index < query.asked_at}
+            parted = any(place[index] in seen for index in kept if index >= query.asked_at)
+            if parted or len({place[at] for at in query.mentions}) < len(query.mentions):
+                continue
             evidence = [place[at] for at in query.evidence_turns]
             found.append(
-                {"query": query.query, "evidence_turns": evidence, "category": query.category, "asked_at": asked_at}
+                {"query": query.query, "evidence_turns": evidence, "category": query.category, "asked_at": len(seen)}
             )
         if not found:
             continue
-        texts = [stream.turns[index].text for index in kept]
+        texts = ["\n".join(stream.turns[kept[at]].text for at in group) for group in groups]
         row = _row(texts, found, chance, queries)
-        for more in context_questions(texts, [stream.turns[index].time for index in kept], chance, context):
+        for more in context_questions(texts, [times[group[0]] for group in groups], chance, context):
             row["query"].append(more["query"])
             row["evidence"].append(more["evidence_turns"])
             row["asked_at"].append(more["asked_at"])
             row["anchors"].append(more["evidence_turns"][0])
         return row
+
+
+def _groups(times: Sequence[str], chance: random.Random) -> list[list[int]]:
+    """Part the places of turns, in order, into groups of two to four of one session; what is left over stays alone."""
+    groups: list[list[int]] = []
+    size = 0
+    for at, time in enumerate(times):
+        if groups and len(groups[-1]) < size and times[groups[-1][0]] == time:
+            groups[-1].append(at)
+        else:
+            groups.append([at])
+            size = chance.randint(2, 4)
+    return groups
 
 
 def _with_foreign(rows: Sequence[Row], chance: random.Random, foreign: int) -> Iterator[Row]:

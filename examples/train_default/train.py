@@ -50,6 +50,7 @@ class Recipe:
     max_leading: int = 8
     sgd_share: float = 0.4
     sgd_turns: int = 28
+    join_share: float = 0.0
     context: int = 8
     babi_share: float = 0.0
     lead: int = 80
@@ -61,6 +62,7 @@ class Recipe:
     lora_rank: int = 32
     gate_bias: float = -1.0
     adapted_reading: bool = True
+    start_strength: float = 1.0
     bf16: bool = False
 
 
@@ -105,6 +107,7 @@ def train(
     output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     model = without_dropout(EvoEmbedding(start) if start else fresh_model(recipe))
+    weaken(model, recipe.start_strength)
     rows = rows_of(recipe, seed, sgd_file, babi_file)
     loss = DefaultModelLoss(
         model,
@@ -161,6 +164,7 @@ def rows_of(recipe: Recipe, seed: int, sgd_file: str | None, babi_file: str | No
         sgd_file=sgd_file,
         sgd_share=recipe.sgd_share,
         sgd_turns=recipe.sgd_turns,
+        join_share=recipe.join_share,
         context=recipe.context,
         babi_file=babi_file,
         babi_share=recipe.babi_share,
@@ -186,6 +190,18 @@ def fresh_model(recipe: Recipe) -> EvoEmbedding:
             "adapted_reading": recipe.adapted_reading,
         },
     )
+
+
+@torch.no_grad()
+def weaken(model: EvoEmbedding, strength: float) -> None:
+    """Leave of what every adapter adds to its layer the part ``strength``, in place.
+
+    Far from the base a model knows its training data best; part of the way back it does better on text of other kinds
+    (Wortsman et al., arXiv 2109.01903), and goes on from there.
+    """
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name:
+            parameter.mul_(strength)
 
 
 def without_dropout(model: Model) -> Model:
