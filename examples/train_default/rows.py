@@ -190,19 +190,7 @@ def _sgd_row(
             continue
         times = [stream.turns[index].time for index in kept]
         groups = _groups(times, chance) if joins else [[number] for number in range(len(kept))]
-        place = {kept[at]: number for number, group in enumerate(groups) for at in group}
-        found = []
-        for query in stream.scored:
-            if not all(at in place for at in (*query.mentions, *query.evidence_turns)):
-                continue
-            seen = {place[index] for index in kept if index < query.asked_at}
-            parted = any(place[index] in seen for index in kept if index >= query.asked_at)
-            if parted or len({place[at] for at in query.mentions}) < len(query.mentions):
-                continue
-            evidence = [place[at] for at in query.evidence_turns]
-            found.append(
-                {"query": query.query, "evidence_turns": evidence, "category": query.category, "asked_at": len(seen)}
-            )
+        found = _questions_within(stream, [[kept[at] for at in group] for group in groups])
         if not found:
             continue
         texts = ["\n".join(stream.turns[kept[at]].text for at in group) for group in groups]
@@ -213,6 +201,24 @@ def _sgd_row(
             row["asked_at"].append(more["asked_at"])
             row["anchors"].append(more["evidence_turns"][0])
         return row
+
+
+def _questions_within(stream: EvalStream, groups: Sequence[Sequence[int]]) -> list[Row]:
+    """Give the questions of a conversation of which some turns are kept, in groups that are one turn each now."""
+    place = {index: number for number, group in enumerate(groups) for index in group}
+    found = []
+    for query in stream.scored:
+        if not all(index in place for index in (*query.mentions, *query.evidence_turns)):
+            continue
+        seen = {number for index, number in place.items() if index < query.asked_at}
+        parted = any(number in seen for index, number in place.items() if index >= query.asked_at)
+        if parted or len({place[index] for index in query.mentions}) < len(query.mentions):
+            continue
+        evidence = [place[index] for index in query.evidence_turns]
+        found.append(
+            {"query": query.query, "evidence_turns": evidence, "category": query.category, "asked_at": len(seen)}
+        )
+    return found
 
 
 def _groups(times: Sequence[str], chance: random.Random) -> list[list[int]]:
