@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from evoemb import cli
-from evoemb.evaluation.readers.registry import BENCHMARKS
+from evoemb.evaluation.benchmarks.registry import BENCHMARKS
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("**/*.md")))]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from evoemb.evaluation.readers.registry import BENCHMARKS
+from evoemb.evaluation.benchmarks.registry import BENCHMARKS
 from integration.hub_server import serving
 
 LMEB, LONGMEMEVAL = "KaLM-Embedding/LMEB", "xiaowu0162/longmemeval-cleaned"
@@ -20,7 +20,7 @@ LMEB, LONGMEMEVAL = "KaLM-Embedding/LMEB", "xiaowu0162/longmemeval-cleaned"
 _CLIENT = """
 import json, sys
 from pathlib import Path
-from evoemb.evaluation.readers.registry import load_benchmark
+from evoemb.evaluation.benchmarks.registry import load_benchmark
 
 results = {}
 for step, (name, revision) in json.loads(sys.argv[1]).items():

@@ -12,7 +12,7 @@ from evoemb._errors import InputError
 from evoemb.cli import benchmarks, output, session
 
 if TYPE_CHECKING:
-    from evoemb.evaluation.endpoint import ChatEndpoint
+    from evoemb.evaluation.answers.endpoint import ChatEndpoint
     from evoemb.evaluation.schema import EvalStream
     from evoemb.evaluation.systems import System
 
@@ -68,8 +68,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> None:
     """Check everything cheap first, then load, ask, and write."""
-    from evoemb.evaluation.answer_report import Prices, report, to_markdown
-    from evoemb.evaluation.answers import askable
+    from evoemb.evaluation.answers.quality import askable
+    from evoemb.evaluation.answers.report import Prices, report, to_markdown
 
     benchmarks.check_results_name(args.output)
     answerer, judge = _endpoints(args)
@@ -102,8 +102,8 @@ def _asked(
     """What every retriever's answers gave, and what they belong to."""
     from tqdm.auto import tqdm
 
-    from evoemb.evaluation.answers import LEDGER_KEY, answer_quality
-    from evoemb.evaluation.benchmark import about
+    from evoemb.evaluation.answers.quality import LEDGER_KEY, answer_quality
+    from evoemb.evaluation.comparison import about
     from evoemb.evaluation.runs import Ledger, digest_of
 
     model = session.load_model(args)
@@ -171,7 +171,7 @@ def _check_retrievers(args: argparse.Namespace) -> None:
 
 def _endpoints(args: argparse.Namespace) -> tuple[ChatEndpoint, ChatEndpoint]:
     """Who answers and who judges; keys come from the environment, so that no command line shows them."""
-    from evoemb.evaluation.endpoint import ChatEndpoint
+    from evoemb.evaluation.answers.endpoint import ChatEndpoint
 
     common: dict[str, Any] = {
         "cache": Path(args.cache) if args.cache else None,

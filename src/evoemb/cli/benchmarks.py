@@ -48,7 +48,7 @@ def read_benchmark(args: argparse.Namespace) -> list[EvalStream]:
         InputError: There is neither, or a file is malformed.
         OSError: A file cannot be read or fetched.
     """
-    from evoemb.evaluation.readers.registry import BENCHMARKS, load_benchmark
+    from evoemb.evaluation.benchmarks.registry import BENCHMARKS, load_benchmark
     from evoemb.evaluation.streams import read_streams
 
     if args.benchmark in BENCHMARKS:

@@ -12,7 +12,7 @@ from evoemb._errors import InputError
 from evoemb.cli import benchmarks, output, session
 
 if TYPE_CHECKING:
-    from evoemb.evaluation.benchmark import Plan
+    from evoemb.evaluation.comparison import Plan
     from evoemb.evaluation.schema import EvalStream
 
 _ANCHORS = "bm25,static,centred,mix,position,hybrid"
@@ -63,7 +63,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> None:
     """Check everything cheap first, then load, run, and write."""
     from evoemb.evaluation.anchors import ANCHORS
-    from evoemb.evaluation.benchmark import Plan
+    from evoemb.evaluation.comparison import Plan
     from evoemb.evaluation.controls import parse_control
 
     benchmarks.check_results_name(args.output)
@@ -105,7 +105,7 @@ def _evaluated(args: argparse.Namespace, plan: Plan, streams: list[EvalStream]) 
     """Load the models and run, with a ledger beside the results."""
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
-    from evoemb.evaluation.benchmark import evaluate, header_of
+    from evoemb.evaluation.comparison import evaluate, header_of
     from evoemb.evaluation.runs import Ledger
 
     model = session.load_model(args)

@@ -11,7 +11,7 @@ from evoemb.cli import output, session
 from evoemb.cli.stream_files import FORMAT_HELP, read_one_stream
 
 if TYPE_CHECKING:
-    from evoemb.evaluation.explore import Explorer
+    from evoemb.evaluation.pages.explore import Explorer
     from evoemb.evaluation.schema import EvalStream
 
 _MAX_QUERIES = 40
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     queries = list(dict.fromkeys([*args.query, *queries]))[:_MAX_QUERIES]
     if not all(query.strip() for query in queries) or (not queries and not args.serve):
         raise InputError(f"{args.stream} carries no question and --query gives none (or an empty one). Add --query.")
-    from evoemb.evaluation.explore import Explorer, to_page
+    from evoemb.evaluation.pages.explore import Explorer, to_page
 
     explorer = Explorer(session.load_model(args), stream, args.batch_size)
     page = to_page(explorer.data(queries, served=args.serve))
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _serve(explorer: Explorer, page: str, args: argparse.Namespace) -> None:
     """Show the page until Ctrl-C, which is how this ends."""
-    from evoemb.evaluation.explore_server import ExploreServer
+    from evoemb.evaluation.pages.explore_server import ExploreServer
 
     with ExploreServer(explorer, page, args.port) as server:
         output.write_notice(f"Open {server.url} on this machine; Ctrl-C ends it.")

@@ -24,8 +24,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> None:
     """Read, draw, write."""
-    from evoemb.evaluation.figures import pictures, write_pngs
-    from evoemb.evaluation.report import read_results, to_html
+    from evoemb.evaluation.pages.figures import pictures, write_pngs
+    from evoemb.evaluation.pages.report import read_results, to_html
 
     session.check_can_write(args.output, "-o")
     results = read_results(args.results)

@@ -1,1 +1,1 @@
-"""Evaluation on streams: figures, anchors, controls, evaluators, reports."""
+"""Evaluation on streams: evaluators, figures, anchors and controls, with packages for benchmarks, answers and pages."""

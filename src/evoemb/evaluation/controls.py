@@ -26,8 +26,6 @@ CONTROLS = {
 }
 """Names that :func:`parse_control` takes, and what they are."""
 
-DEFAULT_CONTROLS = ("off", "shuffled", "ages", "frozen@8")
-
 
 @dataclass(frozen=True, slots=True)
 class Control:

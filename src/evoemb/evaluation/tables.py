@@ -98,10 +98,6 @@ def _category_table(results: dict[str, Any]) -> str:
     return markdown_table(rows)
 
 
-def _with_interval(found: dict[str, float]) -> str:
-    return f"{_percent(found['mean'])} ({_percent(found['low'])}-{_percent(found['high'])})"
-
-
 def _percent(value: float) -> str:
     return f"{100 * value:.1f}"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from evoemb._errors import InputError
-from evoemb.evaluation.readers.common import need
-from evoemb.evaluation.readers.passages import columns
+from evoemb.evaluation.benchmarks.common import need
+from evoemb.evaluation.benchmarks.passages import columns
 from evoemb.evaluation.schema import EvalStream, StreamQuery, StreamTurn
 from evoemb.evaluation.streams import lines_of, parse_json
 

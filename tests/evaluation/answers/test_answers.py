@@ -13,9 +13,9 @@ from evoemb import EvoembError, InputError
 from evoemb.cli import answer as answer_command
 from evoemb.cli import main
 from evoemb.evaluation.anchors import Bm25System
-from evoemb.evaluation.answers import LEDGER_KEY, answer_quality
-from evoemb.evaluation.endpoint import ChatEndpoint
-from evoemb.evaluation.protocols import PROTOCOLS, answer_prompt, judge_prompt, option_of, protocol_of, says_yes
+from evoemb.evaluation.answers.endpoint import ChatEndpoint
+from evoemb.evaluation.answers.protocols import PROTOCOLS, answer_prompt, judge_prompt, option_of, protocol_of, says_yes
+from evoemb.evaluation.answers.quality import LEDGER_KEY, answer_quality
 from evoemb.evaluation.runs import Ledger
 from evoemb.evaluation.streams import write_streams
 

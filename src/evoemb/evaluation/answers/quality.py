@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from evoemb.evaluation.bootstrap import mean_interval
-from evoemb.evaluation.endpoint import ChatEndpoint, Usage
-from evoemb.evaluation.metrics import Scores
-from evoemb.evaluation.protocols import (
+from evoemb.evaluation.answers.endpoint import ChatEndpoint, Usage
+from evoemb.evaluation.answers.protocols import (
     PROTOCOLS,
     Protocol,
     answer_prompt,
@@ -21,6 +19,8 @@ from evoemb.evaluation.protocols import (
     protocol_of,
     says_yes,
 )
+from evoemb.evaluation.bootstrap import mean_interval
+from evoemb.evaluation.metrics import Scores
 from evoemb.evaluation.runs import Ledger
 from evoemb.evaluation.schema import EvalStream, StreamQuery
 from evoemb.evaluation.systems import System

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from evoemb.cli import main
-from evoemb.evaluation.explore import Explorer, precompute, to_page
-from evoemb.evaluation.explore_server import MAX_BODY_BYTES, ExploreServer
+from evoemb.evaluation.pages.explore import Explorer, to_page
+from evoemb.evaluation.pages.explore_server import MAX_BODY_BYTES, ExploreServer
 from evoemb.evaluation.schema import StreamTurn
 from evoemb.evaluation.streams import write_streams
 
@@ -31,7 +31,7 @@ def data_of(page):
 
 def test_the_page_scores_as_the_model_does_at_every_moment(models, eval_streams):
     model, stream = models("bert", "attention"), eval_streams[0]
-    data = precompute(model, stream, ["where do i live ?", "my key"])
+    data = Explorer(model, stream).data(["where do i live ?", "my key"])
     assert data["moments"] == list(range(1, 9))
     for step, moment in enumerate(data["moments"]):
         state = model.new_state()
@@ -46,7 +46,7 @@ def test_the_page_scores_as_the_model_does_at_every_moment(models, eval_streams)
 def test_a_turn_cannot_end_the_script(models, eval_streams):
     evil = "</script><script>alert(1)</script> \u2028 <!--"
     stream = replace(eval_streams[0], turns=(StreamTurn(evil), *eval_streams[0].turns[1:]), queries=())
-    page = to_page(precompute(models("bert", "attention"), stream, ["my key"]))
+    page = to_page(Explorer(models("bert", "attention"), stream).data(["my key"]))
     assert page.count("</script>") == 1
     assert data_of(page)["turns"][0]["text"] == evil
 
@@ -104,7 +104,7 @@ def test_a_typed_question_is_ranked_by_the_model_as_a_stored_one(server, models,
     assert (status, data_of(page)["served"], data_of(page)["queries"]) == (200, True, [])
     status, found = asked(server)
     assert status == 200
-    assert found == precompute(models("bert", "attention"), eval_streams[0], ["my key"])["queries"][0]
+    assert found == Explorer(models("bert", "attention"), eval_streams[0]).ask("my key")
     assert server.server_address[0] == "127.0.0.1"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evoemb._errors import InputError
-from evoemb.evaluation.readers.common import ChatMessage, Turns, need, read_json
+from evoemb.evaluation.benchmarks.common import ChatMessage, Turns, need, read_json
 from evoemb.evaluation.schema import EvalStream, StreamQuery
 from evoemb.evaluation.streams import lines_of, parse_json
 

@@ -7,7 +7,7 @@ import pytest
 
 from evoemb import InputError
 from evoemb.evaluation.controls import Control
-from evoemb.evaluation.mteb_search import EvoSearch
+from evoemb.integrations.mteb import EvoSearch
 
 CORPUS = [{"id": f"d{number}", "text": text, "title": ""} for number, text in enumerate(
     ["i live in paris", "my dog has a key", "i moved to rome", "my cat is in oslo"])]  # fmt: skip

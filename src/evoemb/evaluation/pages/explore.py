@@ -92,27 +92,9 @@ class Explorer:
         }
 
 
-def precompute(model: EvoEmbedding, stream: EvalStream, queries: Sequence[str], batch_size: int = 32) -> dict[str, Any]:
-    """Encode a stream once and every query at up to `MAX_MOMENTS` moments of it, for a page that works offline.
-
-    Args:
-        stream: Its turns are shown; evidence of its own questions is marked.
-        queries: Different questions, at least one.
-
-    Returns:
-        As :meth:`Explorer.data`.
-
-    Raises:
-        InputError: There is no question.
-    """
-    if not queries:
-        raise InputError("There is no query to explore. Give one with --query, or a stream that carries questions.")
-    return Explorer(model, stream, batch_size).data(queries)
-
-
 def to_page(data: dict[str, Any]) -> str:
     """Give the page with its data inside; it needs nothing else, not even a server."""
-    template = resources.files("evoemb.evaluation").joinpath(_TEMPLATE).read_text(encoding="utf-8")
+    template = resources.files("evoemb.evaluation.pages").joinpath(_TEMPLATE).read_text(encoding="utf-8")
     # A turn may hold "</script>"; "<" cannot end the script when it is escaped.
     held = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
     return template.replace(_DATA_MARK, held.replace("\u2029", "\\u2029"))

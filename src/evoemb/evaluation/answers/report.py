@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-from evoemb.evaluation.endpoint import Usage
+from evoemb.evaluation.answers.endpoint import Usage
 from evoemb.evaluation.tables import markdown_table
 
 FORMAT = 1
@@ -33,7 +33,7 @@ def report(
     Args:
         name: Of the benchmark.
         about: What the answers belong to.
-        found: What :func:`evoemb.evaluation.answers.answer_quality` gave, one for each retriever.
+        found: What :func:`evoemb.evaluation.answers.quality.answer_quality` gave, one for each retriever.
         prices: Of ``"answerer"`` and ``"judge"``.
     """
     systems = []

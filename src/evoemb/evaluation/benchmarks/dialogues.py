@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evoemb._errors import InputError
-from evoemb.evaluation.readers.common import ChatMessage, Turns, need, read_json
+from evoemb.evaluation.benchmarks.common import ChatMessage, Turns, need, read_json
 from evoemb.evaluation.schema import UTTERANCES, EvalStream, StreamQuery, StreamTurn
 
 Form = Literal["pairs", "utterances"]

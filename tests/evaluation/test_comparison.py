@@ -12,8 +12,8 @@ from sentence_transformers import SentenceTransformer
 
 from evoemb import InputError
 from evoemb.cli import main
-from evoemb.evaluation.benchmark import Plan, evaluate, header_of
-from evoemb.evaluation.report import read_results
+from evoemb.evaluation.comparison import Plan, evaluate, header_of
+from evoemb.evaluation.pages.report import read_results
 from evoemb.evaluation.runs import Ledger
 from evoemb.evaluation.streams import write_streams
 from evoemb.evaluation.tables import to_markdown, verdicts

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from evoemb._errors import InputError
-from evoemb.evaluation.readers.common import need, read_json
+from evoemb.evaluation.benchmarks.common import need, read_json
 from evoemb.evaluation.schema import EvalStream, StreamQuery, StreamTurn
 from evoemb.evaluation.streams import lines_of, parse_json
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from evoemb._errors import InputError
-from evoemb.evaluation.benchmark import FORMAT
-from evoemb.evaluation.figures import Picture, to_svg
+from evoemb.evaluation.comparison import FORMAT
+from evoemb.evaluation.pages.figures import Picture, to_svg
 from evoemb.evaluation.tables import shown_figures, verdicts
 
 STYLE = """

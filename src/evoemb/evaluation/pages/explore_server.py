@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from evoemb._errors import EvoembError
-from evoemb.evaluation.explore import Explorer
+from evoemb.evaluation.pages.explore import Explorer
 
 HOST = "127.0.0.1"
 MAX_BODY_BYTES = 65_536

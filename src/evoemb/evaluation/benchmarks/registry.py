@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evoemb._errors import InputError
-from evoemb.evaluation.readers import chats, dialogues, lmeb, passages
+from evoemb.evaluation.benchmarks import chats, dialogues, lmeb, passages
 from evoemb.evaluation.schema import EvalStream
 
 

@@ -8,11 +8,11 @@ import pytest
 
 from evoemb import InputError
 from evoemb.cli import main
-from evoemb.evaluation.readers.chats import read_longmemeval, read_personamem
-from evoemb.evaluation.readers.dialogues import read_locomo, read_realtalk
-from evoemb.evaluation.readers.lmeb import read_lmeb
-from evoemb.evaluation.readers.passages import read_evotrain, read_msmarco, read_nq320k
-from evoemb.evaluation.readers.registry import load_benchmark
+from evoemb.evaluation.benchmarks.chats import read_longmemeval, read_personamem
+from evoemb.evaluation.benchmarks.dialogues import read_locomo, read_realtalk
+from evoemb.evaluation.benchmarks.lmeb import read_lmeb
+from evoemb.evaluation.benchmarks.passages import read_evotrain, read_msmarco, read_nq320k
+from evoemb.evaluation.benchmarks.registry import load_benchmark
 from evoemb.evaluation.schema import parse_stream
 
 LOCOMO = [

@@ -1,1 +1,0 @@
-"""Published benchmarks as streams: each reader takes files as their authors publish them."""

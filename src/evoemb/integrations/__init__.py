@@ -1,0 +1,1 @@
+"""evoemb in other libraries: a module each, named as the library."""
