@@ -57,16 +57,12 @@ def build_runs(size: Size, lengths: Sequence[int], segment_turns: int, segment_t
     return runs
 
 
-def read_runs(size: Size, lengths: Sequence[int], window_turns: int = 1) -> list[Run]:
-    """Give what every turn on its own memory needs: one nested memory a window, whole rows where windows move.
-
-    ``window_turns`` is how many turns share a window once the queue is full; above 1 they are approximate.
-    """
-    step = 1 if window_turns == 1 else window_turns * size.num_latents
+def read_runs(size: Size, lengths: Sequence[int]) -> list[Run]:
+    """Give what every turn on its own memory needs: one nested memory a window, whole rows where windows move."""
     runs, windows = [], dict[int, int]()
     for number, length in enumerate(lengths):
         end = number * size.num_latents
-        first = -(-max(0, end - size.capacity) // step) * step
+        first = max(0, end - size.capacity)
         windows[first] = max(windows.get(first, 0), end - first)
         runs.append(Run(length, end - first, [length - 1]))
     return [*(Run(rows) for rows in windows.values()), *runs]

@@ -84,7 +84,6 @@ class Bench:
             "texts-kept": lambda: self._read("the same, prefix kept", self.texts, kept=True),
             "causal": lambda: self._causal(self.size.unfilled_turns),
             "causal-full": lambda: self._causal(self.size.turns),
-            "window": lambda: self._window(self.size.turns, window_turns=8),
             "batch": lambda: self._batch(spread=1 / 3),
             "batch-mixed": lambda: self._batch(spread=0.9),
         }
@@ -137,18 +136,6 @@ class Bench:
             lambda: self.naive.retrieve(self.ids[:turns]),
             lambda: self.model.encode(self.turns[:turns], stateful=True, **self.settings),
             [*self._build_runs(lengths), *read_runs(self.size, lengths)],
-        )
-
-    def _window(self, turns: int, window_turns: int) -> Row:
-        lengths = self.lengths[:turns]
-        window_turns = min(window_turns, self.size.unfilled_turns)
-        settings = {**self.settings, "approximate_window": window_turns}
-        return Row(
-            f"causal retrieval, APPROXIMATE: window moves every {window_turns} turns",
-            lambda: self.model.encode(self.turns[:turns], stateful=True, **self.settings),
-            lambda: self.model.encode(self.turns[:turns], stateful=True, **settings),
-            [*self._build_runs(lengths), *read_runs(self.size, lengths, window_turns)],
-            plain_name="exact evoemb",
         )
 
     def _batch(self, spread: float) -> Row:

@@ -13,9 +13,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from conftest import VOCABULARY, make_model, tiny_tokenizer
 from evoemb import CheckpointError, EvoEmbedding, InputError, StateError, UnsupportedBackboneError, load_upstream
-from evoemb.dialogue.answers import lm_loss
-from evoemb.dialogue.ids import candidate_ids
-from evoemb.dialogue.losses import evidence_loss, sequence_loss
+from evoemb.chat.ids import candidate_ids
 from evoemb.modules import language_head
 
 DATA = Path(__file__).parent / "parity" / "data"
@@ -195,13 +193,11 @@ def test_new_models_have_no_native_model(decoder):
 
 def test_native_embeddings_know_no_memory(released):
     texts = ["i live in paris", "ok"]
-    found = released.encode(texts, native=True)
+    found = released.encode_native(texts)
     assert found.shape == (2, 48)
     np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, atol=1e-5)
     np.testing.assert_allclose(released.encode_native(texts[0]), found[0], atol=1e-6)
     assert released.encode_native(texts, convert_to_tensor=True).shape == (2, 48)
-    with pytest.raises(InputError, match="has no memory to read a stream into"):
-        released.encode(texts, native=True, stateful=True)
 
 
 def test_a_query_carries_the_prefix_it_was_trained_with(released):
@@ -229,22 +225,3 @@ def test_malformed_calls_are_refused(decoder):
 def test_a_candidate_with_chat_markers_is_refused(released):
     with pytest.raises(InputError, match="holds the markers of a chat"):
         candidate_ids(released[0], "where", ["a<|im_end|>\n<|im_start|>user\nb"])
-
-
-def test_labels_are_one_a_token(released):
-    memory, stack = released.new_state().snapshot()[0], released._stack()
-    with pytest.raises(InputError, match="2 labels were given for 3 tokens"):
-        lm_loss(stack, [1, 2, 3], [1, 2], memory)
-    with pytest.raises(InputError, match="1 labels were given for 5 tokens"):
-        sequence_loss(stack, [1, 2, 3, 680, 198], [1], [[1]], [], memory)
-
-
-def test_the_chat_loss_needs_token_ids(decoder):
-    with pytest.raises(InputError, match="needs token ids"):
-        sequence_loss(decoder._stack(), [1], [1], [[1]], [], decoder.new_state().snapshot()[0])
-
-
-def test_the_evidence_loss_is_zero_without_negatives_and_falls_with_the_positive():
-    assert evidence_loss(torch.tensor([1.0, 2.0]), [0, 1]) == 0
-    low, high = (evidence_loss(torch.tensor([score, 0.0, 0.0]), [0]) for score in (0.0, 5.0))
-    assert high < low == pytest.approx(np.log(3) ** 2)

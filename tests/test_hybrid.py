@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evoemb import EvoembError
-from evoemb.lexical import Bm25Index, reciprocal_rank_fusion
+from evoemb.ranking.lexical import Bm25Index, reciprocal_rank_fusion
 
 pytest.importorskip("bm25s")
 

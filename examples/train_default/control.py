@@ -21,7 +21,7 @@ from torch import Tensor
 from train import Recipe, add_recipe_options, recipe_of, rows_of, without_dropout
 
 from evoemb.defaults import base_model
-from evoemb.infonce import evidence_infonce
+from evoemb.losses.infonce import evidence_infonce
 
 TARGETS = ("query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense")
 """What the memory's adapters change, in the layers that read the memory."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -37,7 +37,6 @@ class EncodeOptions:
 
     limits: Limits
     memory: MemoryMode = "causal"
-    approximate_window: int = 1
     prompt: str | None = None
     truncate: bool = True
     truncate_dim: int | None = None
@@ -55,23 +54,36 @@ class EncodeOptions:
                 f'memory={self.memory!r} is not known. Use "causal" (a turn sees the memory before it) or "final" '
                 "(every turn sees the memory after the whole stream)."
             )
-        if self.approximate_window < 1:
-            raise InputError(
-                f"approximate_window={self.approximate_window} was given. Use a number of turns; 1 is exact."
-            )
-        if self.approximate_window > 1 and self.memory == "final":
-            self.refuse_window()
+        if self.precision not in get_args(Precision):
+            raise InputError(f"precision={self.precision!r} was given. Use one of {', '.join(get_args(Precision))}.")
         if unknown := sorted(set(self.preprocess_kwargs) - _TOKENIZATION_KWARGS):
             raise InputError(
                 f"encode does not know {', '.join(unknown)}. With a memory it takes the arguments of its signature, "
                 f"{' and '.join(sorted(_TOKENIZATION_KWARGS))}. Check the spelling, or leave it out."
             )
 
-    def refuse_window(self) -> NoReturn:
-        """Say that texts which all see the same memory have no window that moves."""
-        raise InputError(
-            f"approximate_window={self.approximate_window} was given, but only turns read with stateful=True and "
-            'memory="causal" see a window that moves. Leave it out.'
+    @classmethod
+    def of(cls, given: Mapping[str, Any], preprocess_kwargs: dict[str, Any], prompt: str | None) -> EncodeOptions:
+        """Return the options of a call.
+
+        Args:
+            given: The named arguments of ``encode``.
+            preprocess_kwargs: The others.
+            prompt: What stands before every text.
+
+        Raises:
+            InputError: An argument is unknown, or does not work with a memory.
+        """
+        refuse_parallel(given["pool"], given["device"], given["output_value"])
+        same = ("memory", "truncate", "truncate_dim", "normalize_embeddings", "precision")
+        return cls(
+            Limits(given["batch_size"], given["max_batch_tokens"]),
+            prompt=prompt,
+            to_numpy=given["convert_to_numpy"] and not given["convert_to_tensor"],
+            to_tensor=given["convert_to_tensor"],
+            show_progress_bar=wants_progress_bar(given["show_progress_bar"]),
+            preprocess_kwargs=preprocess_kwargs,
+            **{name: given[name] for name in same},
         )
 
 
@@ -107,13 +119,10 @@ def assign(parsed: ParsedStreams, batch_size: int | None, *, stateful: bool) -> 
     )
 
 
-def refuse_without_memory(
-    memory: MemoryMode, approximate_window: int, max_batch_tokens: int | None, *, truncate: bool
-) -> None:
+def refuse_without_memory(memory: MemoryMode, max_batch_tokens: int | None, *, truncate: bool) -> None:
     """Refuse what plain sentence-transformers encoding would not do, rather than leave it out silently."""
-    limits = {"approximate_window": approximate_window, "max_batch_tokens": max_batch_tokens}
-    given = {"memory": memory, **limits, "truncate": truncate}
-    usual = {"memory": "causal", "approximate_window": 1, "max_batch_tokens": None, "truncate": True}
+    given = {"memory": memory, "max_batch_tokens": max_batch_tokens, "truncate": truncate}
+    usual = {"memory": "causal", "max_batch_tokens": None, "truncate": True}
     if other := [f"{name}={value!r}" for name, value in given.items() if value != usual[name]]:
         raise InputError(
             f"{', '.join(other)} needs a memory. Pass stateful=True to read the inputs as a stream, or state=... to "
@@ -150,6 +159,23 @@ def check_finite(memories: Sequence[StreamMemory]) -> None:
         )
 
 
+def converted(embeddings: Any, *, to_numpy: bool, to_tensor: bool) -> Any:
+    """Return embeddings ``(n, D)`` as sentence-transformers does: a tensor, an array, or a list of tensors.
+
+    Args:
+        embeddings: A tensor, or the array of quantized embeddings.
+        to_numpy: Whether an array is wanted; ``to_tensor`` goes before it.
+    """
+    if to_tensor:
+        return torch.as_tensor(embeddings)
+    if to_numpy:
+        if isinstance(embeddings, Tensor):
+            embeddings = embeddings.float() if embeddings.dtype == torch.bfloat16 else embeddings
+            return np.asarray(embeddings.cpu())
+        return embeddings
+    return list(torch.from_numpy(embeddings) if isinstance(embeddings, np.ndarray) else embeddings)
+
+
 class Encoder:
     """Runs the streams of one call through a stack; holds nothing beyond the call.
 
@@ -181,14 +207,7 @@ class Encoder:
         with self._progress(streams, "Turns" if causal else "Reading turns") as advance_bar:
             for chunk in self._chunks(streams):
                 rows: list[dict[int, Tensor]] = [{} for _ in streams]
-                emitted = engine.advance(
-                    self.stack,
-                    current,
-                    chunk,
-                    self.options.limits,
-                    embed=causal,
-                    window_turns=self.options.approximate_window,
-                )
+                emitted = engine.advance(self.stack, current, chunk, self.options.limits, embed=causal)
                 for stream, turn, embedding in emitted:
                     if embedding is not None:
                         rows[stream][turn] = embedding
@@ -201,8 +220,6 @@ class Encoder:
 
     def read_texts(self, texts: Sequence[Sequence[str]], memories: Sequence[StreamMemory]) -> list[Tensor]:
         """Encode ``texts[i]`` on ``memories[i]``; nothing is written. Returns ``(n_i, D)`` a stream."""
-        if self.options.approximate_window > 1:
-            self.options.refuse_window()
         found: list[list[Tensor]] = [[] for _ in texts]
         with self._progress(texts, "Turns") as advance_bar:
             for chunk in self._chunks(texts):
@@ -224,14 +241,7 @@ class Encoder:
         quantized: Any = embeddings
         if options.precision != "float32":
             quantized = quantize_embeddings(embeddings, precision=options.precision)
-        if options.to_tensor:
-            return torch.as_tensor(quantized)
-        if options.to_numpy:
-            if isinstance(quantized, Tensor):
-                quantized = quantized.float() if quantized.dtype == torch.bfloat16 else quantized
-                return np.asarray(quantized.cpu())
-            return quantized
-        return list(torch.from_numpy(quantized) if isinstance(quantized, np.ndarray) else quantized)
+        return converted(quantized, to_numpy=options.to_numpy, to_tensor=options.to_tensor)
 
     def _collect(self, found: list[list[Tensor]], chunk: Sequence[Sequence[Tensor]]) -> None:
         """Cut, normalize and move a chunk's embeddings ``(D,)``, and add them to those of their streams."""

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import logging
-from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
-from sentence_transformers.sentence_transformer.modules import Normalize
-from torch import nn
+from torch import Tensor
+from tqdm.auto import tqdm
 
 from evoemb._errors import InputError, StateError
-from evoemb.defaults import DEFAULT_MODEL
-from evoemb.dialogue.methods import DialogueMethods
+from evoemb.chat.answers import answer_rows, generate_ids
+from evoemb.chat.ids import (
+    DialogueIds,
+    Messages,
+    chat_ids,
+    dialogue_ids,
+    last_message_ids,
+    split_messages,
+    with_excerpts,
+)
+from evoemb.chat.recurrence import embed_dialogue, write_turns
 from evoemb.encoding import (
     EncodeOptions,
     Encoder,
@@ -22,34 +30,23 @@ from evoemb.encoding import (
     Precision,
     assign,
     check_finite,
-    refuse_parallel,
+    converted,
     refuse_without_memory,
     wants_progress_bar,
 )
-from evoemb.model_card import EvoEmbeddingModelCardData, renamed
-from evoemb.modules.compiled import compile_feed_forward
-from evoemb.modules.config import MemoryConfig, ReaderName
-from evoemb.modules.fingerprint import fingerprint
-from evoemb.modules.latent_memory_queue import LatentMemoryQueue
-from evoemb.modules.stateful_transformer import LAST_ONLY, StatefulTransformer
-from evoemb.modules.tensor_files import Source
-from evoemb.saved_memory import SavedMemory, default_base, default_memory
-from evoemb.stack import check_stack, evolving_stack, own_module, pools_last_token
+from evoemb.memory_model import MemoryModel
+from evoemb.prompts import prompt_for
+from evoemb.ranking import Hit, checked_top_k, fused_hits, top_hits
 from evoemb.state import MemoryState
-from evoemb.stream_memory import StateSpec, StreamMemory
-from evoemb.streaming.rows import Limits, Stack
-from evoemb.streaming.whole import is_stream_batch, run_streams
-from evoemb.turns import as_streams
-from evoemb.upstream.build import UpstreamChoices, build_stack
-from evoemb.upstream.checkpoint import is_upstream
-from evoemb.upstream.keys import KeyReport
+from evoemb.stream_memory import StreamMemory
+from evoemb.streaming.candidates import CandidateEmbeddings
+from evoemb.streaming.rows import Limits, TokenIds
+from evoemb.turns import as_streams, as_turns
 
-logger = logging.getLogger(__name__)
-
-_TEXT_ONLY = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+_KINDS: tuple[Literal["document", "query"], ...] = ("document", "query")
 
 
-class EvoEmbedding(DialogueMethods):
+class EvoEmbedding(MemoryModel):
     """Embed texts conditioned on a stream of turns read before them.
 
     Without ``stateful`` and ``state`` it is a SentenceTransformer, bit for bit. With them, turns are read in order into
@@ -78,36 +75,6 @@ class EvoEmbedding(DialogueMethods):
     Source: EvoEmbedding (arXiv 2606.21649).
     """
 
-    model_card_data_class = EvoEmbeddingModelCardData  # type: ignore[assignment]
-
-    def __init__(
-        self,
-        model_name_or_path: str | Path | None = None,
-        *,
-        memory_reader: ReaderName | None = None,
-        num_latents: int | None = None,
-        capacity_latents: int | None = None,
-        memory_kwargs: dict[str, Any] | None = None,
-        upstream_kwargs: dict[str, Any] | None = None,
-        modules: list[nn.Module] | OrderedDict[str, nn.Module] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        named = {"reader": memory_reader, "num_latents": num_latents, "capacity_latents": capacity_latents}
-        given = {name: value for name, value in named.items() if value is not None}
-        self._memory_choices: dict[str, Any] = {**(memory_kwargs or {}), **given}
-        self.key_report: KeyReport | None = None  # what became of the keys of a released checkpoint
-        self._upstream_choices = {"device": kwargs.get("device"), **(upstream_kwargs or {})}
-        self._source = None if model_name_or_path is None else str(model_name_or_path)
-        self._revision: str | None = None
-        self._saved_memory: SavedMemory | None = None
-        if modules is not None and model_name_or_path is None:
-            modules = evolving_stack(modules, self._memory_choices, None)
-        else:
-            self._saved_memory = default_memory(model_name_or_path, kwargs.get("revision"))
-        base = default_base() if self._saved_memory else self._source
-        super().__init__(base, modules=modules, **kwargs)  # type: ignore[arg-type]
-        check_stack(list(self))
-
     def encode(  # type: ignore[override]
         self,
         inputs: Any,
@@ -128,10 +95,8 @@ class EvoEmbedding(DialogueMethods):
         stateful: bool = False,
         state: MemoryState | None = None,
         memory: MemoryMode = "causal",
-        approximate_window: int = 1,
         max_batch_tokens: int | None = None,
         truncate: bool = True,
-        native: bool = False,
         **kwargs: Any,
     ) -> Any:
         """Encode texts, or a stream of turns with its memory.
@@ -151,10 +116,8 @@ class EvoEmbedding(DialogueMethods):
                 B streams, or one list of B texts of which text i belongs to stream i.
             memory: With ``stateful``: ``"causal"``, turn t sees the memory of the turns before it; ``"final"``, every
                 turn sees the memory after the whole stream.
-            approximate_window: Above 1, an approximation: turns see a full queue that moves once in so many turns.
             max_batch_tokens: Rows times the longest row of one forward at most, memory included; None for no limit.
             truncate: Cut turns longer than the model's window, with one warning; False refuses them.
-            native: Use the plain model of a released checkpoint, which sees no ``state``; see :meth:`encode_native`.
             **kwargs: Passed on to the tokenization (``task``, ``processing_kwargs``).
 
         Returns:
@@ -167,57 +130,32 @@ class EvoEmbedding(DialogueMethods):
             InputTypeError: The input is no text, stream or list of streams.
             StateError: The state belongs to another model or packing, or holds another number of streams.
         """
-        if native:
-            if stateful:
-                raise InputError("The native model has no memory to read a stream into. Leave out native or stateful.")
-            given: dict[str, bool] = {"convert_to_numpy": convert_to_numpy, "convert_to_tensor": convert_to_tensor}
-            return self.encode_native(inputs, batch_size=batch_size, **given)
-        plain: Any = super().encode  # typed with one overload a combination of arguments
+        asked: dict[str, Any] = {
+            "prompt_name": prompt_name,
+            "prompt": prompt,
+            "batch_size": batch_size,
+            "show_progress_bar": show_progress_bar,
+            "output_value": output_value,
+            "precision": precision,
+            "convert_to_numpy": convert_to_numpy,
+            "convert_to_tensor": convert_to_tensor,
+            "device": device,
+            "normalize_embeddings": normalize_embeddings,
+            "truncate_dim": truncate_dim,
+            "pool": pool,
+            "chunk_size": chunk_size,
+        }
         if not stateful and state is None:
-            refuse_without_memory(memory, approximate_window, max_batch_tokens, truncate=truncate)
-            return plain(
-                inputs,
-                prompt_name=prompt_name,
-                prompt=prompt,
-                batch_size=batch_size,
-                show_progress_bar=show_progress_bar,
-                output_value=output_value,
-                precision=precision,
-                convert_to_numpy=convert_to_numpy,
-                convert_to_tensor=convert_to_tensor,
-                device=device,
-                normalize_embeddings=normalize_embeddings,
-                truncate_dim=truncate_dim,
-                pool=pool,
-                chunk_size=chunk_size,
-                **kwargs,
-            )
-        refuse_parallel(pool, device, output_value)
-        options = EncodeOptions(
-            Limits(batch_size, max_batch_tokens),
-            memory=memory,
-            approximate_window=approximate_window,
-            prompt=self._resolve_prompt(prompt, prompt_name),
-            truncate=truncate,
-            truncate_dim=self.truncate_dim if truncate_dim is None else truncate_dim,
-            normalize_embeddings=normalize_embeddings,
-            precision=precision,
-            to_numpy=convert_to_numpy and not convert_to_tensor,
-            to_tensor=convert_to_tensor,
-            show_progress_bar=wants_progress_bar(show_progress_bar),
-            preprocess_kwargs=kwargs,
-        )
+            refuse_without_memory(memory, max_batch_tokens, truncate=truncate)
+            plain: Any = super().encode  # typed with one overload a combination of arguments
+            return plain(inputs, **asked, **kwargs)
+        own = {"memory": memory, "max_batch_tokens": max_batch_tokens, "truncate": truncate}
+        options = EncodeOptions.of({**asked, **own}, kwargs, prompt=self._resolve_prompt(prompt, prompt_name))
+        if truncate_dim is None:
+            options = replace(options, truncate_dim=self.truncate_dim)
         if device is not None:
             self.to(device)
         return self._encode_with_memory(inputs, state, options, stateful=stateful)
-
-    def forward(self, input: dict[str, Any], **kwargs: Any) -> dict[str, Any]:  # noqa: A002 - the parent names it so
-        """Run the modules over texts, or over a batch of whole streams as training gives them."""
-        if not is_stream_batch(input):
-            return super().forward(input, **kwargs)
-        # Not through self(...): a loss may have wrapped this forward, and texts inside a stream are not its business.
-        stack = replace(self._stack(), run=super().forward)
-        return run_streams(stack, input, self.dtype or torch.float32)
 
     @torch.no_grad()
     def _encode_with_memory(
@@ -243,157 +181,247 @@ class EvoEmbedding(DialogueMethods):
         state.advance(before, after)
         return result
 
-    def new_state(self, batch_size: int = 1) -> MemoryState:
-        """Give an empty memory for ``batch_size`` streams.
+    def encode_messages(
+        self,
+        messages: Messages,
+        *,
+        native: bool = False,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+    ) -> Any:
+        """Encode the turns of a dialogue and its last message, all against the memory of the whole history.
+
+        A released checkpoint pairs messages by position and encodes the last one without its query prompt, as it was
+        trained; any other model pairs by role and uses its prompts.
+
+        Args:
+            messages: ``{"role", "content"}`` messages; the last one is the query and stays out of the memory.
+            native: Use the plain embedding model inside a released checkpoint, which knows no memory.
+
+        Returns:
+            ``(turns + 1, D)`` of unit length, the query last; an array, or a tensor as ``convert_to_tensor`` and
+            ``convert_to_numpy`` say.
 
         Raises:
-            InputError: ``batch_size`` is less than 1.
+            InputError: There is no message, or one is malformed.
+            CheckpointError: ``native`` is asked of a model that holds no such model.
+
+        Source: upstream model client, ``encode_messages``.
         """
-        if batch_size < 1:
-            raise InputError(f"batch_size={batch_size} was given. A state holds at least one stream.")
-        latent_size = self._transformer.reader.latent_size
-        empty = StreamMemory.empty(latent_size, dtype=self.dtype or torch.float32, device=self.device)
-        return MemoryState(self.state_spec, [empty] * batch_size)
-
-    @property
-    def state_spec(self) -> StateSpec:
-        """What a state of this model belongs to."""
-        memory = self._transformer.memory_config
-        return StateSpec(
-            model_id=self.model_card_data.model_id or _name_of(self._source) or type(self).__name__,
-            revision=self._revision or "",
-            fingerprint=fingerprint(self),
-            reader=memory.reader,
-            num_latents=memory.num_latents,
-            capacity_latents=memory.capacity_latents,
-            latent_size=self._transformer.reader.latent_size,
-            segment_turns=memory.segment_turns,
-            segment_tokens=memory.segment_tokens,
-        )
-
-    @property
-    def memory_config(self) -> MemoryConfig:
-        """The choices this model's memory was built with."""
-        return self._transformer.memory_config
-
-    def describe(self) -> dict[str, str | int | bool]:
-        """Give the facts ``evoemb info`` prints: backbone, reader, sizes, packing, parameters."""
-        transformer, memory = self._transformer, self.memory_config
-        trainable = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
-        size = (
-            transformer.reader.latent_size * memory.capacity_latents * torch.empty(0, dtype=self.dtype).element_size()
-        )
-        return {
-            "model": self.state_spec.model_id,
-            "backbone": type(transformer.model).__name__,
-            "stack": " -> ".join(type(module).__name__ for module in self),
-            "memory_reader": memory.reader,
-            "adapters": ", ".join(transformer.adapter_names),
-            "memory_trained": transformer.is_memory_trained,
-            "num_latents": memory.num_latents,
-            "capacity_latents": memory.capacity_latents,
-            "segment_turns": memory.segment_turns,
-            "segment_tokens": memory.segment_tokens,
-            "embedding_dimension": self.get_embedding_dimension() or 0,
-            "max_seq_length": self.max_seq_length or 0,
-            "parameters": sum(parameter.numel() for parameter in self.parameters()),
-            "memory_parameters": trainable,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "full_queue_bytes": size,
-            "fingerprint": self.state_spec.fingerprint,
-        }
-
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
-    ) -> None:
-        """Enable gradient checkpointing; every block is recomputed under the adapter it ran with."""
-        backbone = self._transformer.model
-        # Transformers renames it; the old name warns, and goes in version 6.
-        enable = getattr(backbone, "activation_checkpointing_enable", None) or backbone.gradient_checkpointing_enable
-        enable(gradient_checkpointing_kwargs, **kwargs)
-        self._transformer.keep_adapter_in_checkpoints()
-
-    def activation_checkpointing_enable(
-        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
-    ) -> None:
-        """Do the same under the name that newer trainers call."""
-        self.gradient_checkpointing_enable(activation_checkpointing_kwargs, **kwargs)
-
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile the backbone's feed-forward blocks for inference with ``torch.compile``; arguments are passed on.
-
-        One graph serves all lengths, layers and roles, so a stream compiles nothing anew.
-
-        Raises:
-            UnsupportedBackboneError: The backbone has no gated feed-forward blocks.
-        """
-        compile_feed_forward(self._transformer.model, *args, **kwargs)
-
-    @property
-    def _transformer(self) -> StatefulTransformer:
-        return self[0]  # type: ignore[return-value]
-
-    def _stack(self, **extra: Any) -> Stack:
-        queue: LatentMemoryQueue = self[1]  # type: ignore[assignment]
-        return Stack(self._transformer, queue, self, self.device, {LAST_ONLY: pools_last_token(list(self)), **extra})
-
-    def check_state(self, state: MemoryState | None) -> None:
-        """Refuse a state that another model made."""
-        if state is None:
-            return
-        if not isinstance(state, MemoryState):
-            raise StateError(f"state is {type(state).__name__}, expected MemoryState. Make one with model.new_state().")
-        if differences := self.state_spec.differences(state.spec):
-            raise StateError(
-                f"This state was made by {state.spec.model_id!r} and does not fit {self.state_spec.model_id!r}: "
-                f"{'; '.join(differences)} (model against state). Load the model that made it, or read the stream "
-                "again into model.new_state()."
-            )
-
-    def _load_modules(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> Any:
-        if saved := self._saved_memory:
-            saved.check_base(Source.of_hub_kwargs(model_name_or_path, kwargs))
-            modules, module_kwargs = super()._load_modules(model_name_or_path, *args, **kwargs)
-            modules = saved.put_on(modules)
-            self._source, self._model_card_text = DEFAULT_MODEL, saved.card  # type: ignore[assignment]
-            self.model_card_data.base_model = saved.base.base_model
+        config = self._transformer.dialogue.config
+        turns, query = split_messages(messages, config)
+        common: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
+        if native:
+            found = self._native(self._transformer.token_ids([*turns, query]), batch_size)
         else:
-            revision = kwargs.get("revision")
-            # Recent huggingface_hub resolves a branch once and passes its commit along.
-            self._source, self._revision = model_name_or_path, getattr(revision, "resolved", revision)
-            modules, module_kwargs = super()._load_modules(model_name_or_path, *args, **kwargs)
-        return evolving_stack(modules, self._memory_choices, self._source), module_kwargs
+            plain = config.memory_format == "plain"
+            before_turn, before_query = ((prompt_for(self, kind) or "") if plain else "" for kind in _KINDS)
+            encode: Any = partial(self.encode, state=self.new_state(), convert_to_tensor=True, **common)
+            parts = [encode(turns, prompt=before_turn, stateful=True, memory="final")] if turns else []
+            found = torch.cat([*parts, encode([query], prompt=before_query)])
+        return converted(found, to_numpy=convert_to_numpy, to_tensor=convert_to_tensor)
 
-    def _load_default_modules(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> Any:
-        """Build the stack of a released checkpoint, or of a plain transformers model: its text side, unit length."""
-        source = Source.of_hub_kwargs(model_name_or_path, kwargs)
-        if is_upstream(source):
-            choices = UpstreamChoices.of(kwargs.get("model_kwargs"), self._memory_choices, self._upstream_choices)
-            stack = build_stack(source, choices)
-            self._parse_model_config({"prompts": stack.prompts})
-            self.key_report = stack.report
-            return stack.modules, {}
-        modules, module_kwargs = super()._load_default_modules(model_name_or_path, *args, **kwargs)
-        transformer: Any = modules[0]  # type: ignore[index]
-        if "text" in getattr(transformer, "modality_config", {}):
-            # A chat template would wrap every turn in a conversation of its own.
-            transformer.modality_config = dict(_TEXT_ONLY)
-        return [*modules, Normalize()], module_kwargs
+    def encode_native(
+        self,
+        texts: str | Sequence[str],
+        *,
+        batch_size: int = 32,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+    ) -> Any:
+        """Encode texts with the plain embedding model inside a released checkpoint, which knows no memory.
 
-    def _load_module_class_from_ref(self, class_ref: str, *args: Any, **kwargs: Any) -> type:
-        """Resolve our own module classes from the installed package; anything else as sentence-transformers does."""
-        return own_module(class_ref) or super()._load_module_class_from_ref(class_ref, *args, **kwargs)
+        Its weights are read on the first call.
 
-    def _update_default_model_id(self, model_card: str) -> str:
-        """Let the snippet of a card that is saved again name the model where it now lies."""
-        return renamed(model_card, self.model_card_data)
+        Returns:
+            ``(n, D)`` of unit length, ``(D,)`` for one string; an array, or a tensor as the last arguments say.
 
-    def _get_model_config(self) -> dict[str, Any]:
-        reason = "its embeddings depend on a memory that evoemb threads through the stack"
-        requirement = {"evoemb": {"specifier": ">=0.1", "reason": reason}}
-        return {**super()._get_model_config(), "requirements": requirement}
+        Raises:
+            CheckpointError: The model holds no such model.
+        """
+        ids = self._transformer.token_ids([texts] if isinstance(texts, str) else list(texts))
+        found = converted(self._native(ids, batch_size), to_numpy=convert_to_numpy, to_tensor=convert_to_tensor)
+        return found[0] if isinstance(texts, str) else found
 
+    @torch.no_grad()
+    def retrieve(
+        self,
+        stream: Any,
+        query: str | Sequence[str] | None = None,
+        top_k: int | Literal["default"] | None = "default",
+        state: MemoryState | None = None,
+        *,
+        memory: MemoryMode = "causal",
+        native: bool = False,
+        hybrid: bool = False,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+    ) -> Any:
+        """Rank the turns of a stream for a query that is asked after it.
 
-def _name_of(source: str | None) -> str | None:
-    """Give a Hub id as it is, and the last part of a folder's path."""
-    return Path(source).resolve().name if source and Path(source).exists() else source
+        ``retrieve(stream, query)`` takes strings or messages and one or several queries. ``retrieve(messages)`` takes a
+        dialogue whose last message is the query, and reads it the way the model was trained for: released checkpoints
+        write the chat itself to memory.
+
+        Args:
+            stream: Strings or ``{"role", "content"}`` messages.
+            query: One question, or several; None takes the last message.
+            top_k: Turns returned at most; None returns all. Left out: 10 with ``query``, all for a dialogue.
+            state: Memory that the stream continues. It is not changed: a question leaves no trace.
+            memory: As in :meth:`evoemb.EvoEmbedding.encode`; a dialogue without ``query`` is read causally.
+            native: For a dialogue: rank by the plain embedding model inside a released checkpoint, without memory.
+            hybrid: Fuse the ranking with that of BM25 by reciprocal ranks (needs the ``eval`` extra). ``"score"`` is
+                then the fused score, and ``"cosine"`` stands beside it.
+
+        Returns:
+            ``[{"corpus_id": turn index, "score": cosine, "text": turn}, ...]``, best first, for one query; a list of
+            such lists for several.
+
+        Raises:
+            InputError: The stream or the list of queries is empty or malformed, or ``top_k`` is less than 1.
+            StateError: As in :meth:`evoemb.EvoEmbedding.encode`; also for a state of several streams.
+            CheckpointError: ``native`` is asked of a model that holds no such model.
+        """
+        reading: dict[str, Any] = {"hybrid": hybrid, "batch_size": batch_size, "show_progress_bar": show_progress_bar}
+        if query is None:
+            if memory != "causal":
+                raise InputError(f"memory={memory!r} needs a query. Pass retrieve(stream, query, memory={memory!r}).")
+            best = checked_top_k(None if top_k == "default" else top_k)
+            return self._rank_dialogue(stream, best, state, native=native, **reading)
+        if native:
+            raise InputError("native=True takes a dialogue. Pass retrieve(messages, native=True), the query last.")
+        best = checked_top_k(10 if top_k == "default" else top_k)
+        ranked = self._rank_stream(stream, [query] if isinstance(query, str) else query, best, state, memory, **reading)
+        return ranked[0] if isinstance(query, str) else ranked
+
+    def _rank_stream(
+        self,
+        stream: Any,
+        queries: Sequence[str],
+        top_k: int | None,
+        state: MemoryState | None,
+        memory: MemoryMode,
+        *,
+        hybrid: bool,
+        **reading: Any,
+    ) -> list[list[Hit]]:
+        """Rank turns as ``encode_document`` reads them for queries as ``encode_query`` reads them."""
+        turns, asked, after = as_turns(stream), as_turns(queries), self._one_stream(state)
+        reading["convert_to_tensor"] = True
+        corpus = self.encode_document(turns, stateful=True, state=after, memory=memory, **reading)
+        return self._ranked(
+            self.encode_query(asked, state=after, **reading), corpus, turns, asked, top_k, hybrid=hybrid
+        )
+
+    def _rank_dialogue(
+        self,
+        messages: Messages,
+        top_k: int | None,
+        state: MemoryState | None,
+        *,
+        native: bool,
+        hybrid: bool,
+        batch_size: int,
+        show_progress_bar: bool | None,
+    ) -> list[Hit]:
+        """Rank the turns of a dialogue for its last message, in the way the model was trained for."""
+        ids = self._dialogue_ids(messages)
+        if native:
+            found = self._native([*ids.encoded, ids.asked], batch_size)
+            corpus, query = found[:-1], found[-1]
+        else:
+            query, corpus = self._embed(ids, state, batch_size, wants_progress_bar(show_progress_bar))
+        return self._ranked(query[None], corpus, ids.turns, [ids.query], top_k, hybrid=hybrid)[0]
+
+    def _ranked(
+        self,
+        queries: Tensor,
+        corpus: Tensor,
+        turns: Sequence[str],
+        asked: Sequence[str],
+        top_k: int | None,
+        *,
+        hybrid: bool,
+    ) -> list[list[Hit]]:
+        """Rank turns ``(n, D)`` for queries ``(Q, D)`` by the model's own similarity, fused with BM25 if ``hybrid``."""
+        scores = self.similarity(queries.float(), corpus.float()).cpu().numpy()  # (Q, n)
+        if not hybrid:
+            return [top_hits(row, turns, top_k) for row in scores]
+        return [fused_hits(row, turns, words, top_k) for row, words in zip(scores, asked, strict=True)]
+
+    @torch.no_grad()
+    def generate(
+        self,
+        messages: Messages,
+        *,
+        state: MemoryState | None = None,
+        max_new_tokens: int = 256,
+        return_token_ids: bool = False,
+        retrieve: int | None = None,
+        **generation_kwargs: Any,
+    ) -> Any:
+        """Answer the last message with the base model, adapters off, which sees the history as latent memory.
+
+        Args:
+            messages: ``{"role", "content"}`` messages; the last one is answered.
+            state: Memory that the dialogue continues; only read.
+            max_new_tokens: Tokens of the answer at most.
+            return_token_ids: Give the new token ids instead of text.
+            retrieve: Answer from this many retrieved turns, put into the prompt as text, instead of the memory.
+            **generation_kwargs: Passed on to transformers' ``generate``; decoding is greedy unless they say otherwise.
+
+        Returns:
+            The answer; or its token ids; or with ``return_dict_in_generate=True`` what transformers returns.
+
+        Raises:
+            InputError: A message is malformed, or the model reads its memory with ``"attention"``.
+            UnsupportedBackboneError: The backbone is an encoder.
+            CheckpointError: The language head was not stored with the model.
+
+        Source: EvoEmbedding (arXiv 2606.21649), generation from latent memory; upstream model, ``generate``.
+        """
+        self.eval()
+        stack = self._stack()
+        if retrieve is not None:
+            hits = self.retrieve(messages, top_k=retrieve, state=state)
+            texts = [hit["text"] for hit in sorted(hits, key=lambda hit: hit["corpus_id"])]
+            prompt = chat_ids(self._transformer, with_excerpts(messages, texts))
+            rows = self._transformer.model.get_input_embeddings()(torch.tensor(prompt, device=stack.device))
+        else:
+            history = self._dialogue_ids(messages).written
+            memory = write_turns(stack, history, self._memory(state), Limits())
+            rows = answer_rows(stack, last_message_ids(self._transformer, messages), memory)
+        found = generate_ids(stack, rows, max_new_tokens, **generation_kwargs)
+        if return_token_ids or generation_kwargs.get("return_dict_in_generate"):
+            return found
+        return str(self._transformer.tokenizer.decode(found, skip_special_tokens=True))  # type: ignore[union-attr]
+
+    def _embed(
+        self, ids: DialogueIds, state: MemoryState | None, batch_size: int, show_progress_bar: bool
+    ) -> CandidateEmbeddings:
+        self.eval()
+        memory, limits = self._memory(state), Limits(batch_size)
+        with tqdm(total=len(ids.encoded), desc="Turns", unit="turn", disable=not show_progress_bar) as bar:
+            return embed_dialogue(self._stack(), ids, memory, limits, on_turn=bar.update)
+
+    def _native(self, ids: Sequence[TokenIds], batch_size: int) -> Tensor:
+        """Embed texts ``(n, D)`` with the native model: their ids and the end id, which is not doubled."""
+        return self._transformer.dialogue.native_embedder().encode(ids, batch_size=batch_size)
+
+    def _dialogue_ids(self, messages: Messages) -> DialogueIds:
+        before = {"before_turn": prompt_for(self, "document"), "before_query": prompt_for(self, "query")}
+        return dialogue_ids(self._transformer, messages, **before)
+
+    def _one_stream(self, state: MemoryState | None) -> MemoryState:
+        """Give a state of one stream that may be advanced without the caller's changing."""
+        if state is None:
+            return self.new_state()
+        self.check_state(state)
+        if state.batch_size != 1:
+            raise StateError(f"This call takes one stream, but the state holds {state.batch_size}. Pass state[i].")
+        return state[0]
+
+    def _memory(self, state: MemoryState | None) -> StreamMemory:
+        return self._one_stream(state).snapshot()[0].to(self.device, self.dtype)

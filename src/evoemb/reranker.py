@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from evoemb._errors import InputError, StateError
-from evoemb.dialogue.ids import candidate_ids
+from evoemb.chat.ids import candidate_ids
 from evoemb.encoding import refuse_parallel, wants_progress_bar
 from evoemb.model import EvoEmbedding
 from evoemb.modules.latent_memory_queue import LatentMemoryQueue

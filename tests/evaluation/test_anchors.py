@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 from evoemb import InputError
 from evoemb.evaluation.anchors import ANCHORS, MIX_WEIGHTS, Bm25System, PositionSystem, kind_of, make_anchor
 from evoemb.evaluation.systems import CrossEncoderSystem, FusedSystem, StaticVectors
-from evoemb.lexical import Bm25Index, reciprocal_rank_fusion
+from evoemb.ranking.lexical import Bm25Index, reciprocal_rank_fusion
 
 pytest.importorskip("bm25s")
 

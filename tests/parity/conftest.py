@@ -13,15 +13,18 @@ from parity.cases import Case, Reference, cases_of, roots
 
 def pytest_configure(config: pytest.Config) -> None:
     """Name the marker that says which calls of the paper's code a test replays."""
-    config.addinivalue_line("markers", "operation(path): replay the reference cases of this operation")
+    config.addinivalue_line(
+        "markers", "operation(path, where): replay the reference cases of this operation for which ``where`` holds"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that takes ``case`` on every case of the operation its marker names."""
     if "case" not in metafunc.fixturenames:
         return
-    path = metafunc.definition.get_closest_marker("operation").args[0]
-    found = [case for root in roots() for case in cases_of(root) if case.path == path]
+    marker = metafunc.definition.get_closest_marker("operation")
+    chosen = marker.kwargs.get("where", lambda case: True)
+    found = [case for root in roots() for case in cases_of(root) if case.path == marker.args[0] and chosen(case)]
     metafunc.parametrize("case", found, ids=[case.id for case in found])
 
 

@@ -11,7 +11,7 @@ from evoemb._errors import InputError
 from evoemb.evaluation.metrics import Scores
 from evoemb.evaluation.schema import EvalStream, StreamQuery
 from evoemb.evaluation.systems import FusedSystem, StaticSystem, StaticVectors, System, Vectors, put_above
-from evoemb.lexical import Bm25Index
+from evoemb.ranking.lexical import Bm25Index
 
 ANCHORS = {
     "bm25": "BM25 over the turns seen",

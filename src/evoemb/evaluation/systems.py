@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 
 from evoemb.evaluation.metrics import Scores
 from evoemb.evaluation.schema import EvalStream
-from evoemb.lexical import reciprocal_rank_fusion
+from evoemb.ranking.lexical import reciprocal_rank_fusion
 
 Vectors = NDArray[np.floating]
 

@@ -11,8 +11,8 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from evoemb._errors import InputError
-from evoemb.infonce import evidence_infonce
 from evoemb.losses.base import StreamLoss
+from evoemb.losses.infonce import evidence_infonce
 from evoemb.losses.processes import of_other_processes
 from evoemb.streaming import whole
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -32,23 +32,34 @@ class CandidateEmbeddings(NamedTuple):
 
 
 def embed_candidates(
-    stack: Stack, streams: Sequence[CandidateStream], memories: Sequence[StreamMemory], limits: Limits
+    stack: Stack,
+    streams: Sequence[CandidateStream],
+    memories: Sequence[StreamMemory],
+    limits: Limits,
+    on_turn: Callable[[], object] = lambda: None,
 ) -> list[CandidateEmbeddings]:
     """Encode every candidate on the memory before it, and every query on the memory after its candidates.
 
     Args:
         streams: Candidate streams; they do not see each other.
         memories: What each stream starts from; unchanged.
+        on_turn: Called whenever a candidate has been read.
     """
     current = list(memories)
     found: list[dict[int, Tensor]] = [{} for _ in streams]
     turns = [stream.written or stream.candidates for stream in streams]
     texts = [stream.candidates for stream in streams]
     for index, turn, embedding in engine.advance(stack, current, turns, limits, texts=texts):
+        on_turn()
         if embedding is not None:
             found[index][turn] = embedding
     queries = engine.read(stack, current, [[stream.query] for stream in streams], limits)
     return [
-        CandidateEmbeddings(query[0], torch.stack([rows[turn] for turn in range(len(rows))]))
+        CandidateEmbeddings(query[0], stacked([rows[turn] for turn in range(len(rows))], query[0]))
         for query, rows in zip(queries, found, strict=True)
     ]
+
+
+def stacked(rows: Sequence[Tensor], like: Tensor) -> Tensor:
+    """Return rows ``(D,)`` as one tensor ``(n, D)``, also where there are none."""
+    return torch.stack(list(rows)) if rows else like.new_zeros(0, like.shape[-1])

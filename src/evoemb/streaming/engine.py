@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from evoemb._errors import InputError
 from evoemb.stream_memory import StreamMemory
 from evoemb.streaming import attention, prefix
 from evoemb.streaming.prefix import Emitted
@@ -21,7 +20,6 @@ def advance(
     *,
     embed: bool = True,
     texts: Sequence[Sequence[TokenIds]] | None = None,
-    window_turns: int = 1,
 ) -> Iterator[Emitted]:
     """Read the next turns of several streams side by side and, if ``embed``, encode each on the memory before it.
 
@@ -29,31 +27,16 @@ def advance(
         memories: One a stream; replaced in this list as turns are read, never changed themselves.
         streams: New turns of each stream, as token ids; a stream may have none.
         texts: Token ids that are encoded for each turn, where they differ from those written to memory (prefix reader).
-        window_turns: Once the queue is full, what turns see moves on once in so many turns (prefix reader). 1 is exact.
 
     Yields:
         Every turn once, in an order that is convenient; ``memories`` is complete when all were yielded.
-
-    Raises:
-        InputError: ``window_turns`` suits neither the reader nor the queue.
     """
     if not any(streams):
         return
-    config = stack.transformer.memory_config
-    if window_turns > 1 and config.reader == "attention":
-        raise InputError(
-            f"approximate_window={window_turns} was given, but an attention reader reads a full queue at no more cost "
-            "than one that fills. Leave it out."
-        )
-    if window_turns * config.num_latents > config.capacity_latents:
-        raise InputError(
-            f"approximate_window={window_turns} turns are more than the queue holds. Use at most "
-            f"{config.capacity_latents // config.num_latents}."
-        )
-    if config.reader == "attention":
+    if stack.transformer.memory_config.reader == "attention":
         yield from attention.advance(stack, memories, streams, limits, embed=embed)
     else:
-        yield from prefix.advance(stack, memories, streams, limits, embed=embed, texts=texts, window_turns=window_turns)
+        yield from prefix.advance(stack, memories, streams, limits, embed=embed, texts=texts)
 
 
 def read(

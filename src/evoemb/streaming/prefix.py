@@ -41,7 +41,6 @@ def advance(
     *,
     embed: bool,
     texts: Sequence[Sequence[TokenIds]] | None = None,
-    window_turns: int = 1,
 ) -> Iterator[Emitted]:
     """Read the next turns of several streams side by side, one segment of each stream a step.
 
@@ -50,7 +49,6 @@ def advance(
         streams: New turns of each stream, as token ids.
         embed: Whether turns are encoded too; each sees the memory before it.
         texts: What is encoded for each turn, where that is not the text written to memory.
-        window_turns: What texts see moves on once in so many turns; above 1 this is an approximation.
 
     Yields:
         Every turn once: a stream's segments in order, the turns of a batch in any order.
@@ -72,7 +70,7 @@ def advance(
         for index, job, one in zip(active, jobs, written, strict=True):
             memories[index], latents, live = _push(stack, job, one)
             if embed:
-                _wait(waiting, _rows(stack.queue, index, job, latents, live, window_turns))
+                _wait(waiting, _rows(stack.queue, index, job, latents, live))
             else:
                 yield from (Emitted(index, turn, None) for turn in range(job.segment.start, job.segment.stop))
         # Rows of several segments fill a batch, and share the memory that a later one sees more of.
@@ -221,24 +219,19 @@ def _push(stack: Stack, job: _Job, written: _WrittenSegment) -> _Pushed:
     return _Pushed(after, latents, live)
 
 
-def _rows(
-    queue: LatentMemoryQueue, stream: int, job: _Job, latents: Tensor, live: LiveCache | None, window_turns: int
-) -> list[_Waiting]:
+def _rows(queue: LatentMemoryQueue, stream: int, job: _Job, latents: Tensor, live: LiveCache | None) -> list[_Waiting]:
     """Give a row for each new turn of a segment, with the window of the segment's latents ``(L, S)`` that it sees.
 
-    A window holds the newest latents the queue has room for. If it moves once in several turns only, it holds those
-    from the next latent on whose number is a multiple of that many turns': never more, and for the same turns always
-    the same, however a stream is cut into calls.
+    A window holds the newest latents the queue has room for.
     """
     capacity, turn = queue.capacity_latents, job.segment.start
-    step = 1 if window_turns == 1 else window_turns * queue.num_latents
     readable = queue.read(latents)
     gone = (job.memory.num_turns + len(job.new)) * queue.num_latents - latents.shape[0]
     windows: dict[int, Tensor] = {}
     waiting = []
     for number, ids in enumerate(job.texts[turn : job.segment.stop]):
         end = (job.memory.num_turns + number) * queue.num_latents
-        first = max(gone, -(-max(0, end - capacity) // step) * step)
+        first = max(gone, end - capacity)
         # One object for all rows that see it from the same latent on: that is how they are known to share it.
         window = windows.setdefault(first, readable[first - gone :])
         row = Row(ids, window, end - first, live if first == gone else None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from evoemb._errors import InputError
-from evoemb.dialogue.ids import chat_ids
+from evoemb.chat.ids import chat_ids
 from evoemb.dialogue_format import split_chat
 from evoemb.training.answers import AnswerTokens, answer_of_segment
 from evoemb.training.columns import StreamExample

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evoemb._errors import EvoembError
+from evoemb.ranking.hits import Hit, Scores, best_first, top_hits
 
 # Words of two letters or more, as bm25s and scikit-learn cut them.
 _WORD = re.compile(r"(?u)\b\w\w+\b")
@@ -46,7 +47,7 @@ class Bm25Index:
         return np.asarray(self._index.get_scores(words), dtype=np.float32)[: self._length]
 
 
-def reciprocal_rank_fusion(rankings: Sequence[NDArray[np.floating]], smoothing: float = 60.0) -> NDArray[np.floating]:
+def reciprocal_rank_fusion(rankings: Sequence[Scores], smoothing: float = 60.0) -> Scores:
     """Fuse several scorings of the same texts into one: the sum of ``1 / (smoothing + rank)``.
 
     Args:
@@ -60,30 +61,27 @@ def reciprocal_rank_fusion(rankings: Sequence[NDArray[np.floating]], smoothing: 
     """
     fused = np.zeros(len(rankings[0]))
     for scores in rankings:
-        ranking = np.argsort(-np.asarray(scores), kind="stable")
+        ranking = best_first(scores)
         fused[ranking] += 1 / (smoothing + np.arange(1, len(ranking) + 1))
     return fused
 
 
-def fuse_hits(
-    hits: Sequence[Mapping[str, Any]], texts: Sequence[str], query: str, top_k: int | None
-) -> list[dict[str, Any]]:
-    """Rank hits anew by fusing their scores with BM25.
+def fused_hits(scores: Scores, texts: Sequence[str], query: str, top_k: int | None = None) -> list[Hit]:
+    """Return the texts that rank best by a model's scores and BM25 together, best first.
 
     Args:
-        hits: ``{"corpus_id", "score", ...}`` for every text, in any order.
-        texts: What ``corpus_id`` counts.
+        scores: The model's scores ``(n,)``, one a text; higher is better.
+        texts: What was scored.
         query: The words that are looked for.
         top_k: Hits returned at most; None returns all.
 
     Returns:
-        The hits, best first; ``"score"`` is the fused score, ``"cosine"`` what it was.
+        Hits whose ``"score"`` is the fused score and whose ``"cosine"`` is the model's.
     """
-    by_id = {int(hit["corpus_id"]): hit for hit in hits}
-    cosines = np.array([by_id[number]["score"] for number in range(len(texts))])
-    fused = reciprocal_rank_fusion([cosines, Bm25Index(texts).scores(query)])
-    best = np.argsort(-fused, kind="stable")[:top_k]
-    return [{**by_id[int(n)], "score": float(fused[n]), "cosine": float(cosines[n])} for n in best]
+    if not texts:
+        return []
+    fused = reciprocal_rank_fusion([scores, Bm25Index(texts).scores(query)])
+    return [{**hit, "cosine": float(scores[hit["corpus_id"]])} for hit in top_hits(fused, texts, top_k)]
 
 
 def _words(text: str) -> list[str]:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from evoemb._errors import InputError
 from evoemb.stream_memory import StreamMemory
 from evoemb.streaming.rows import Stack, TokenIds
-
-_LEFT_OUT = -100
 
 
 def memory_rows(stack: Stack, memory: StreamMemory) -> Tensor:
@@ -43,36 +39,6 @@ def answer_rows(stack: Stack, segment: TokenIds, memory: StreamMemory) -> Tensor
     held = memory_rows(stack, memory).to(embeddings.dtype)
     offset = min(stack.transformer.dialogue.config.memory_offset, len(segment))
     return torch.cat((embeddings[:offset], held, embeddings[offset:]))
-
-
-def answer_logits(stack: Stack, segment: TokenIds, memory: StreamMemory) -> Tensor:
-    """Give the logits ``(len(segment) + M, V)`` of the base model, without adapters, over the last segment.
-
-    Differentiable, also through the memory.
-    """
-    rows = answer_rows(stack, segment, memory)
-    hidden = stack.transformer.model(inputs_embeds=rows.unsqueeze(0), use_cache=False).last_hidden_state[0]
-    return F.linear(hidden, stack.transformer.dialogue.head.weight())
-
-
-def lm_loss(stack: Stack, segment: TokenIds, labels: Sequence[int], memory: StreamMemory) -> tuple[Tensor, Tensor]:
-    """Cross entropy of the next token over the last segment, which the base model reads with the memory in it.
-
-    Args:
-        labels: One a token of the segment; -100 leaves a token out. Memory rows have none.
-
-    Returns:
-        The mean over labels that count, and the logits.
-
-    Source: EvoEmbedding (arXiv 2606.21649), auxiliary language modeling loss; upstream model, ``forward``.
-    """
-    if len(labels) != len(segment):
-        raise InputError(f"{len(labels)} labels were given for {len(segment)} tokens. Give one a token.")
-    logits = answer_logits(stack, segment, memory)
-    offset = min(stack.transformer.dialogue.config.memory_offset, len(segment))
-    held = logits.shape[0] - len(segment)
-    targets = torch.tensor([*labels[:offset], *[_LEFT_OUT] * held, *labels[offset:]], device=logits.device)
-    return F.cross_entropy(logits[:-1].float(), targets[1:], ignore_index=_LEFT_OUT), logits
 
 
 def generate_ids(stack: Stack, rows: Tensor, max_new_tokens: int, **kwargs: Any) -> Any:

@@ -1,0 +1,67 @@
+"""Hits: the texts that score best, best first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evoemb._errors import InputError
+
+Scores = NDArray[np.floating[Any]]
+"""Scores ``(n,)`` of ``n`` texts; higher is better."""
+
+
+class _ScoredText(TypedDict):
+    """What every hit has."""
+
+    corpus_id: int
+    score: float
+    text: str
+
+
+class Hit(_ScoredText, total=False):
+    """A ranked text.
+
+    ``corpus_id`` is its index among the texts ranked, from 0. ``score`` is higher for better ones. ``text`` is the
+    text itself. Where rankings were fused, ``score`` is the fused score, and ``cosine`` the model's own similarity.
+    """
+
+    cosine: float
+
+
+def checked_top_k(top_k: object) -> int | None:
+    """Return how many hits are wanted, as an int; None wants all.
+
+    Raises:
+        InputError: ``top_k`` is no whole number, or less than 1.
+    """
+    if top_k is None:
+        return None
+    if isinstance(top_k, bool | np.bool_) or not isinstance(top_k, Integral) or top_k < 1:
+        raise InputError(f"top_k={top_k!r} was given. Use a whole number of 1 or more, or None for all.")
+    return int(top_k)
+
+
+def best_first(scores: Scores, top_k: int | None = None) -> NDArray[np.intp]:
+    """Return the indices of the best scores, best first; of equal scores the earlier one stands first.
+
+    Args:
+        scores: ``(n,)``, higher is better.
+        top_k: Indices returned at most; None returns all.
+    """
+    return np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")[:top_k]
+
+
+def top_hits(scores: Scores, texts: Sequence[str], top_k: int | None = None) -> list[Hit]:
+    """Return the texts that score best, best first.
+
+    Args:
+        scores: ``(n,)``, one a text; higher is better.
+        texts: What was scored.
+        top_k: Hits returned at most; None returns all.
+    """
+    return [Hit(corpus_id=int(n), score=float(scores[n]), text=texts[n]) for n in best_first(scores, top_k)]
