@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib
 from pathlib import Path
@@ -38,6 +39,24 @@ def base_model() -> str:
         return BASE_MODEL
     check_weights(folder / "model.safetensors", BASE_SHA256, BASE_MODEL)
     return str(folder)
+
+
+def installed_base(name: str | None, revision: str | None = None) -> str | None:
+    """Return where a model lies: the offline copy for the base's Hub id if its package is installed, else ``name``.
+
+    So a name that is known everywhere works without a network, too. A revision is looked for on the Hub.
+
+    Raises:
+        EvoembError: The package is installed but its weights are missing or not the expected ones.
+    """
+    if revision is not None or name not in (BASE_MODEL, BASE_MODEL.partition("/")[2]) or Path(name).exists():
+        return name
+    return name if offline_folder() is None else base_model()
+
+
+def closest_name(name: str) -> str | None:
+    """Return the default model's name if ``name`` looks like it mistyped, else None."""
+    return next(iter(difflib.get_close_matches(name.lower(), [DEFAULT_MODEL], n=1, cutoff=0.7)), None)
 
 
 def offline_folder() -> Path | None:

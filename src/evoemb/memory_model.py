@@ -9,15 +9,17 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import nn
 
 from evoemb._errors import InputError, StateError
-from evoemb.defaults import DEFAULT_MODEL
+from evoemb.defaults import BASE_MODEL, DEFAULT_MODEL, closest_name, installed_base, offline_folder
 from evoemb.model_card import EvoEmbeddingModelCardData, renamed
 from evoemb.modules.compiled import compile_feed_forward
 from evoemb.modules.config import MemoryConfig, ReaderName
 from evoemb.modules.fingerprint import fingerprint
+from evoemb.modules.intact import check_numbers, check_sizes, check_whole, check_words
 from evoemb.modules.latent_memory_queue import LatentMemoryQueue
 from evoemb.modules.stateful_transformer import LAST_ONLY, StatefulTransformer
 from evoemb.modules.tensor_files import Source
@@ -63,8 +65,17 @@ class MemoryModel(SentenceTransformer):
             modules = evolving_stack(modules, self._memory_choices, None)
         else:
             self._saved_memory = default_memory(model_name_or_path, kwargs.get("revision"))
-        base = default_base() if self._saved_memory else self._source
-        super().__init__(base, modules=modules, **kwargs)  # type: ignore[arg-type]
+        base = default_base() if self._saved_memory else installed_base(self._source, kwargs.get("revision"))
+        try:
+            super().__init__(base, modules=modules, **kwargs)  # type: ignore[arg-type]
+        except OSError as error:
+            name = str(model_name_or_path)  # the parent may have put its organisation before it meanwhile
+            if meant := closest_name(name):
+                raise InputError(
+                    f"{name!r} is no folder here and was not found on the Hub. The model that ships with evoemb "
+                    f"is {meant!r}, or no name at all."
+                ) from error
+            raise
         check_stack(list(self))
 
     def forward(self, input: dict[str, Any], **kwargs: Any) -> dict[str, Any]:  # noqa: A002 - the parent names it so
@@ -192,8 +203,12 @@ class MemoryModel(SentenceTransformer):
         else:
             revision = kwargs.get("revision")
             # Recent huggingface_hub resolves a branch once and passes its commit along.
-            self._source, self._revision = model_name_or_path, getattr(revision, "resolved", revision)
+            self._source, self._revision = _label_of(model_name_or_path), getattr(revision, "resolved", revision)
+            source = Source.of_hub_kwargs(model_name_or_path, kwargs)
+            check_sizes(source)
             modules, module_kwargs = super()._load_modules(model_name_or_path, *args, **kwargs)
+            if self.key_report is None:  # a released checkpoint's loader has accounted for every tensor itself
+                _check_loaded(modules, source)
         return evolving_stack(modules, self._memory_choices, self._source), module_kwargs
 
     def _load_default_modules(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> Any:
@@ -224,6 +239,23 @@ class MemoryModel(SentenceTransformer):
         reason = "its embeddings depend on a memory that evoemb threads through the stack"
         requirement = {"evoemb": {"specifier": ">=0.1", "reason": reason}}
         return {**super()._get_model_config(), "requirements": requirement}
+
+
+def _label_of(name: str) -> str:
+    """Return what a model is called: its Hub id where it was loaded from the offline copy."""
+    offline = offline_folder()
+    return BASE_MODEL if offline is not None and Path(name) == offline else name
+
+
+def _check_loaded(modules: Any, source: Source) -> None:
+    """Refuse modules that were loaded from a damaged folder: no words, random or unusable weights."""
+    named = list(modules.values()) if isinstance(modules, OrderedDict) else list(modules)
+    first = named[0]
+    if isinstance(first, Transformer):
+        check_words(first.tokenizer, source.name)
+        check_whole(first.model, source)
+    for module in named:
+        check_numbers(module.state_dict().items(), source.name)
 
 
 def _name_of(source: str | None) -> str | None:

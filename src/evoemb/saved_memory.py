@@ -6,15 +6,16 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib import resources
 from pathlib import Path
 
 from sentence_transformers.base.modules import Transformer
 from torch import nn
 
-from evoemb._errors import EvoembError, InputError
+from evoemb._errors import CheckpointError, EvoembError, InputError
 from evoemb.defaults import BASE_MODEL, DEFAULT_MODEL, check_weights, offline_folder
+from evoemb.modules.intact import read_object
 from evoemb.modules.latent_memory_queue import LatentMemoryQueue
 from evoemb.modules.stateful_transformer import StatefulTransformer, read_memory_config
 from evoemb.modules.tensor_files import WEIGHTS_FILE, Source
@@ -39,6 +40,22 @@ class Base:
     sha256: str
     version: str
 
+    @classmethod
+    def read(cls, path: Path) -> Base:
+        """Read it from a file.
+
+        Raises:
+            CheckpointError: A field is missing or no text.
+        """
+        found = read_object(path, str(path.parent))
+        wrong = [field.name for field in fields(cls) if not isinstance(found.get(field.name), str)]
+        if wrong or len(found) != len(fields(cls)):
+            names = ", ".join(field.name for field in fields(cls))
+            raise CheckpointError(
+                f"{path} holds {sorted(found)}, expected {names}, all of them text. Install evoemb again."
+            )
+        return cls(**found)
+
 
 class SavedMemory:
     """A folder with everything of a trained model but its base.
@@ -50,7 +67,7 @@ class SavedMemory:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.base = Base(**json.loads((folder / BASE_FILE).read_text(encoding="utf-8")))
+        self.base = Base.read(folder / BASE_FILE)
         self.card = (folder / CARD_FILE).read_text(encoding="utf-8")
 
     def check_base(self, source: Source) -> None:

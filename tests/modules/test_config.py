@@ -42,7 +42,7 @@ def test_a_config_goes_through_json_unchanged():
         ({"init": "zero"}, "init='zero' is not known. Use one of gated, paper"),
         ({"reader": "attention", "init": "paper"}, 'init="paper" describes the prefix reader'),
         *(
-            ({name: value}, rf"{name}={value} was given. Use a whole number of 1 or more")
+            ({name: value}, rf"{name}={value} was given. Use a whole number from 1 to")
             for name in ("num_latents", "segment_turns", "segment_tokens", "lora_rank", "memory_layers")
             for value in (0, -1, 1.5, True)
         ),

@@ -9,6 +9,7 @@ from typing import Any
 from evoemb._errors import InputError
 from evoemb.dialogue_format import DialogueConfig, split_chat
 from evoemb.modules.stateful_transformer import StatefulTransformer
+from evoemb.modules.tokenizing import token_ids
 from evoemb.streaming.rows import TokenIds
 from evoemb.turns import as_turns, pairs_by_position
 
@@ -138,7 +139,7 @@ def chat_ids(transformer: StatefulTransformer, messages: Messages, *, generation
         )
     plain = [{"role": message["role"], "content": message["content"]} for message in messages]
     text = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=generation_prompt)
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    return token_ids(tokenizer, [text])[0]
 
 
 def last_message_ids(transformer: StatefulTransformer, messages: Messages) -> list[int]:
@@ -152,8 +153,7 @@ def last_message_ids(transformer: StatefulTransformer, messages: Messages) -> li
 
 
 def _plain_ids(transformer: StatefulTransformer, texts: list[str]) -> list[list[int]]:
-    tokenizer: Any = transformer.tokenizer
-    return [list(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
+    return token_ids(transformer.tokenizer, texts)
 
 
 def with_excerpts(messages: Messages, turns: Sequence[str]) -> list[dict[str, str]]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
-from evoemb._errors import EvoembError
+from evoemb._errors import CheckpointError, EvoembError
 from evoemb.modules.adapters import AdapterConfig, add_adapter, lora_layers
+from evoemb.modules.intact import read_object, read_tensors
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -48,11 +51,11 @@ def load_adapter(model: nn.Module, name: str, weights_path: str | Path, config_p
     """Put the adapter read from two files of a PEFT folder on ``model`` under ``name``.
 
     Raises:
-        EvoembError: A layer that the files name is missing from the model, or its shape differs.
+        EvoembError: A layer that the files name is missing from the model, its shape differs, or a file is damaged.
     """
-    description = json.loads(Path(config_path).read_text(encoding="utf-8"))
-    config = AdapterConfig(description["r"], description["lora_alpha"], description["lora_dropout"])
-    tensors = load_file(weights_path)
+    tensors = read_tensors(Path(weights_path))
+    description = read_object(Path(config_path), f"adapter {name!r}")
+    config = _checked_config(description, tensors, config_path)
     layers = {layer_name for layer_name, _ in model.named_modules()}
     # PEFT shortens target_modules to suffixes or a pattern; the tensors name every layer in full.
     targets = [target for target in description["target_modules"] if target in layers]
@@ -76,6 +79,24 @@ def load_adapter(model: nn.Module, name: str, weights_path: str | Path, config_p
                     f"{tuple(target.shape)}. The adapter belongs to another backbone: load it with its own."
                 )
             target.data.copy_(tensors[key])
+
+
+def _checked_config(description: dict[str, Any], tensors: dict[str, torch.Tensor], path: str | Path) -> AdapterConfig:
+    """Read an adapter's sizes; its rank is that of its tensors, so none that memory cannot hold is ever built."""
+    rank, targets = description.get("r"), description.get("target_modules")
+    ranks = {tensor.shape[0] for key, tensor in tensors.items() if ".lora_A." in key and tensor.dim() == 2}
+    if not isinstance(rank, int) or ranks - {rank}:
+        raise CheckpointError(
+            f"{path} says r={rank!r:.40}, but the adapter's tensors have the rank {sorted(ranks) or 'of none'}. The "
+            "file is damaged: download the model again."
+        )
+    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
+        raise CheckpointError(f"{path}: target_modules is {targets!r:.60}, expected a list of names of layers.")
+    numbers = {key: description.get(key) for key in ("lora_alpha", "lora_dropout")}
+    for key, value in numbers.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise CheckpointError(f"{path}: {key} is {value!r:.40}, expected a number. Download the model again.")
+    return AdapterConfig(rank, float(numbers["lora_alpha"] or 0.0), float(numbers["lora_dropout"] or 0.0))
 
 
 def _tensor(layer: nn.Module) -> torch.Tensor:

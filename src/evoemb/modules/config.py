@@ -13,6 +13,17 @@ MemoryInit = Literal["gated", "paper"]
 MEMORY_INITS: tuple[MemoryInit, ...] = ("gated", "paper")
 
 
+# Far above what is of use, and low enough that a damaged configuration is refused before memory is taken for it.
+_MOST = {
+    "num_latents": 2**16,
+    "capacity_latents": 2**24,
+    "segment_turns": 2**20,
+    "segment_tokens": 2**24,
+    "lora_rank": 2**14,
+    "memory_layers": 2**10,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryConfig:
     """Choices that make a backbone evolvable.
@@ -64,11 +75,14 @@ class MemoryConfig:
             raise InputError(
                 'adapted_reading=True was given for the prefix reader. Use memory_reader="attention" with it.'
             )
-        positive = ("num_latents", "capacity_latents", "segment_turns", "segment_tokens", "lora_rank", "memory_layers")
-        for name in positive:
+        for name, most in _MOST.items():
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise InputError(f"{name}={value!r} was given. Use a whole number of 1 or more.")
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most):
+                raise InputError(f"{name}={value!r:.40} was given. Use a whole number from 1 to {most}.")
+        for name in ("lora_alpha", "lora_dropout", "gate_bias"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
+                raise InputError(f"{name}={value!r:.40} was given. Use a number.")
         if not 0 <= self.lora_dropout < 1:
             raise InputError(f"lora_dropout={self.lora_dropout!r} was given. Use a number from 0 to less than 1.")
         if self.capacity_latents < self.num_latents:

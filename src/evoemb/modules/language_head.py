@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.generation.utils import GenerationMixin
@@ -16,6 +15,7 @@ from transformers.generation.utils import GenerationMixin
 from evoemb._errors import CheckpointError, UnsupportedBackboneError
 from evoemb.modules.backbones.lookup import has_recurrent_layers, is_causal
 from evoemb.modules.empty_weights import EmptyWeights
+from evoemb.modules.intact import read_tensors
 from evoemb.modules.tensor_files import Source, TensorFiles
 
 logger = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ def head_reader(backbone: PreTrainedModel, origin: Source | None) -> Callable[[]
 
 def _read_head(source: Source) -> Tensor:
     if (path := source.path(HEAD_FILE)) is not None:
-        return load_file(path)[HEAD_NAME]
+        return read_tensors(path)[HEAD_NAME]
     files = TensorFiles(source)
     # A released checkpoint holds a second model, whose head is not this one's.
     names = [name for name in files.shapes if name.endswith(HEAD_NAME) and not name.startswith(NATIVE_PREFIX)]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from sentence_transformers.base.modules import Transformer
 from torch import Tensor, nn
 
-from evoemb._errors import EvoembError, InputError
+from evoemb._errors import CheckpointError, EvoembError, InputError
 from evoemb.modules.adapter_files import CONFIG_FILE, WEIGHTS_FILE, load_adapter, save_adapter
 from evoemb.modules.adapters import (
     MEMORY_ADAPTER,
@@ -26,9 +27,11 @@ from evoemb.modules.backbones.lookup import family_of, is_causal
 from evoemb.modules.backbones.shared_keys import share_keys
 from evoemb.modules.config import MemoryConfig
 from evoemb.modules.dialogue_parts import DialogueParts
+from evoemb.modules.intact import read_object, read_tensors
 from evoemb.modules.readers.attention import AttentionReader
 from evoemb.modules.readers.prefix import PrefixReader
 from evoemb.modules.tensor_files import Source
+from evoemb.modules.tokenizing import alone, token_ids
 
 # Features of a read: texts (N, T) see a finished memory, (N or 1, M, S), newest latent last.
 MEMORY = "memory"
@@ -138,9 +141,11 @@ class StatefulTransformer(Transformer):
         """Tokenize texts as the parent does; ends them with the end-of-text id where the model asks for it."""
         _refuse_state(kwargs)
         end = self.memory_config.end_of_text_id
-        if end is None:
-            return super().preprocess(inputs, prompt=prompt, **kwargs)
-        padded = self._tokenizer.pad({"input_ids": self._ids_with_end(list(inputs), end, prompt)}, return_tensors="pt")
+        with alone(self._tokenizer):
+            if end is None:
+                return super().preprocess(inputs, prompt=prompt, **kwargs)
+            ids = self._ids_with_end(list(inputs), end, prompt)
+            padded = self._tokenizer.pad({"input_ids": ids}, return_tensors="pt")
         return {**padded, "modality": "text"}
 
     def _ids_with_end(self, texts: list[str], end: int, prompt: str | None) -> list[list[int]]:
@@ -149,8 +154,8 @@ class StatefulTransformer(Transformer):
         The prompt is tokenized by itself: no token spans both, as in training.
         """
         room = self.max_seq_length or None
-        before: list[int] = self._tokenizer(prompt, add_special_tokens=False)["input_ids"] if prompt else []
-        rows: list[list[int]] = self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        before = token_ids(self._tokenizer, [prompt])[0] if prompt else []
+        rows = token_ids(self._tokenizer, texts)
         rows = [[*before, *ids] if ids and ids[-1] == end else [*before, *ids, end] for ids in rows]
         return [ids if room is None or len(ids) <= room else [*ids[: room - 1], end] for ids in rows]
 
@@ -169,7 +174,7 @@ class StatefulTransformer(Transformer):
     def full_length(self, text: str) -> int:
         """Count the tokens ``text`` would have if it were not cut to the model's window."""
         end = self.memory_config.end_of_text_id
-        ids = self._tokenizer(text, add_special_tokens=end is None, truncation=False, verbose=False)["input_ids"]
+        (ids,) = token_ids(self._tokenizer, [text], add_special_tokens=end is None)
         return len(ids) + (end is not None and ids[-1:] != [end])
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -256,7 +261,14 @@ def read_memory_config(source: Source) -> MemoryConfig:
     Raises:
         EvoembError: There are none.
     """
-    return MemoryConfig(**json.loads(_needed(source, MEMORY_CONFIG_FILE).read_text(encoding="utf-8")))
+    choices = read_object(_needed(source, MEMORY_CONFIG_FILE), source.name)
+    known = {field.name for field in fields(MemoryConfig)}
+    if unknown := sorted(set(choices) - known):
+        raise CheckpointError(
+            f"{MEMORY_CONFIG_FILE} of {source.name} names {', '.join(unknown)}, which this evoemb does not know. "
+            "Install the version of evoemb that wrote it."
+        )
+    return MemoryConfig(**choices)
 
 
 def _needed(source: Source, filename: str) -> Path:
@@ -271,7 +283,7 @@ def _needed(source: Source, filename: str) -> Path:
 
 def _load_reader(reader: nn.Module, path: Path) -> None:
     """Fill a reader from its file, in the reader's own dtype."""
-    tensors = load_file(path)
+    tensors = read_tensors(path)
     expected: dict[str, Tensor] = reader.state_dict()
     wrong = [name for name in expected if name not in tensors or tensors[name].shape != expected[name].shape]
     if wrong or set(tensors) - set(expected):

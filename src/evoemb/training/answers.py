@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from evoemb.modules.tokenizing import token_ids
+
 _IGNORED = -100
 
 
@@ -60,4 +62,4 @@ def _rendered(tokenizer: Any, query: str, answer: str) -> tuple[str, str, str]:
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
+    return token_ids(tokenizer, [text])[0] if text else []

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from evoemb._errors import InputError
 from evoemb.chat.ids import chat_ids
 from evoemb.dialogue_format import split_chat
+from evoemb.modules.tokenizing import token_ids
 from evoemb.training.answers import AnswerTokens, answer_of_segment
 from evoemb.training.columns import StreamExample
 
@@ -59,7 +60,7 @@ def chat_stream(transformer: Any, example: StreamExample) -> TokenizedStream:
         *written, last = split_chat(rendered, im_end=ids.im_end, user=ids.user, whole=True)
         labelled = answer_of_segment(tokenizer, last, asked, said, config.memory_offset)
         answers.append(None if question.answer is None else labelled)
-    texts = tokenizer([*turns, *(question.text for question in example.questions)], add_special_tokens=False)
-    encoded = [[*row, ids.end_of_text] for row in texts["input_ids"]]
+    texts = token_ids(tokenizer, [*turns, *(question.text for question in example.questions)])
+    encoded = [[*row, ids.end_of_text] for row in texts]
     queries = [[*ids.query_prefix, *row] for row in encoded[len(turns) :]]
     return TokenizedStream(written, encoded[: len(turns)], queries, [len(written)] * len(queries), answers)
