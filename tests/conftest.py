@@ -34,7 +34,7 @@ from transformers import (
 from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5TextConfig
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5TextModel
 
-from evoemb import EvoEmbedding
+from evoemb import EvoEmbedding, load_upstream
 from evoemb.modules.backbones.lookup import is_causal
 
 torch.set_num_threads(1)  # models this small are slower with more: their threads wait for each other
@@ -197,6 +197,17 @@ def model(request: pytest.FixtureRequest, models: Callable[[str, str], EvoEmbedd
 def any_model(request: pytest.FixtureRequest, models: Callable[[str, str], EvoEmbedding]) -> EvoEmbedding:
     """Every kind of backbone with every reader it takes."""
     return models(*request.param)
+
+
+@pytest.fixture(scope="session")
+def released() -> EvoEmbedding:
+    """A released checkpoint of a few thousand weights; not to be changed by a test."""
+    data = Path(__file__).parent / "parity" / "data"
+    ids = {"end_of_text": 678, "im_end": 680, "user": 272}
+    folder = data / "qwen3"
+    return load_upstream(
+        folder / "checkpoint", base_model=folder / "base", tokenizer=data / "tokenizer", token_ids=ids, device="cpu"
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
 from conftest import CASES, DECODERS, MORE_CASES, build_model, make_model
-from evoemb import EvoEmbedding
+from evoemb import EvoEmbedding, InputError, UnsupportedBackboneError
 from evoemb.modules.adapters import MEMORY_ADAPTER, RETRIEVER_ADAPTER, adapter_parameters
+from evoemb.modules.backbones.lookup import learned_positions
 
 ALL = CASES + MORE_CASES
 # One forward of another shape: sums in another order, in the last bits of unit vectors.
@@ -224,3 +225,30 @@ def test_a_model_loaded_in_inference_mode_reads_streams(base_folder, stream):
         model.encode(stream[:3], stateful=True, state=state)
     model.encode(stream[3:], stateful=True, state=state)
     assert state.num_turns == len(stream)
+
+
+@pytest.mark.parametrize(("kind", "reader"), [("bert", "attention"), ("xlm-roberta", "attention")])
+def test_a_window_longer_than_the_positions_of_the_backbone_is_refused(base_folder, kind, reader):
+    model = make_model(base_folder(kind), reader)
+    positions = learned_positions(model[0].model)
+    model.max_seq_length = positions
+    model.encode(["paris " * 2 * positions], stateful=True)
+    with pytest.raises(InputError, match=rf"max_seq_length={positions + 1} was given.* has {positions} positions"):
+        model.max_seq_length = positions + 1
+
+
+def test_a_backbone_that_computes_its_positions_takes_any_window(base_folder):
+    model = make_model(base_folder("qwen3"), "prefix")
+    model.max_seq_length = 100_000
+    assert model.max_seq_length == 100_000
+
+
+def test_a_peft_adapter_that_a_saved_model_would_lose_is_refused(base_folder, tmp_path):
+    peft = pytest.importorskip("peft")
+    model = make_model(base_folder("bert"), "attention")
+    config = peft.LoraConfig(task_type="FEATURE_EXTRACTION", r=2, target_modules=["dense"])
+    with pytest.raises(UnsupportedBackboneError, match="A peft adapter beside the memory's own would not be saved"):
+        model.add_adapter(config)
+    model[0].model.add_adapter(config)
+    with pytest.raises(InputError, match="carries a peft adapter, which this folder would not hold"):
+        model.save_pretrained(str(tmp_path))

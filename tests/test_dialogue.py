@@ -12,11 +12,10 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from conftest import VOCABULARY, make_model, tiny_tokenizer
-from evoemb import CheckpointError, EvoEmbedding, InputError, StateError, UnsupportedBackboneError, load_upstream
+from evoemb import CheckpointError, EvoEmbedding, InputError, StateError, UnsupportedBackboneError
 from evoemb.chat.ids import candidate_ids
 from evoemb.modules import language_head
 
-DATA = Path(__file__).parent / "parity" / "data"
 MESSAGES = [
     {"role": "user", "content": "i live in paris"},
     {"role": "assistant", "content": "noted"},
@@ -42,16 +41,6 @@ def tied(base_folder) -> Callable[..., EvoEmbedding]:
         return model
 
     return model_of
-
-
-@pytest.fixture(scope="module")
-def released() -> EvoEmbedding:
-    """A released checkpoint of a few thousand weights."""
-    folder = DATA / "qwen3"
-    ids = {"end_of_text": 678, "im_end": 680, "user": 272}
-    return load_upstream(
-        folder / "checkpoint", base_model=folder / "base", tokenizer=DATA / "tokenizer", token_ids=ids, device="cpu"
-    )
 
 
 def test_messages_are_turns_by_role_on_the_final_memory(model):

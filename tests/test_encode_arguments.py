@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import quantize_embeddings
 
 from conftest import make_model
-from evoemb import EvoEmbedding
+from evoemb import EvoEmbedding, InputError
 from laws import assert_same_embeddings
 
 
@@ -198,13 +198,35 @@ def test_what_needs_a_memory_is_refused_without_one(model, stream, options):
         model.encode(stream, **options)
 
 
+@pytest.mark.parametrize("precision", ["float16", "int4", ""])
+def test_an_unknown_precision_is_refused_before_anything_is_read(models, stream, monkeypatch, precision):
+    model = models("bert", "attention")
+    monkeypatch.setattr(model[0], "forward", lambda *_: pytest.fail("a text was read"))
+    with pytest.raises(InputError, match=rf"precision={precision!r} was given. Use one of float32, int8, uint8"):
+        model.encode(stream, stateful=True, precision=precision)
+
+
+def test_a_chunk_size_is_refused_with_a_memory(models, stream):
+    with pytest.raises(InputError, match="Leave pool and chunk_size out"):
+        models("bert", "attention").encode(stream, stateful=True, chunk_size=2)
+
+
+def test_a_dialogue_with_a_text_that_is_cut_names_it(models, caplog):
+    messages = [{"role": "user", "content": "i moved from rome to lyon " * 30}, {"role": "user", "content": "where"}]
+    with caplog.at_level(logging.WARNING, "evoemb"):
+        models("bert", "attention").retrieve(messages)
+    assert len(caplog.messages) == 1
+    assert "Turn 0 has 18" in caplog.messages[0]
+
+
 def test_a_turn_longer_than_the_window_is_cut_with_one_warning_that_names_it(model, stream, caplog):
     long = "i moved from rome to lyon " * 30
     with caplog.at_level(logging.WARNING, "evoemb"):
         cut = model.encode([*stream, long, long], stateful=True)
-    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    ours = [record for record in caplog.records if record.name.startswith("evoemb")]
+    warnings = [record.getMessage() for record in ours if record.levelno == logging.WARNING]
     assert len(warnings) == 1
-    assert re.search(rf"Turn {len(stream)} has 18\d tokens, but the model reads 64 of a turn", warnings[0])
+    assert re.search(rf"Turn {len(stream)} has 18\d tokens, but the model reads 64\.", warnings[0])
     words = long.split()
     for kept in (62, 64):  # encoders spend two places on special tokens
         short = model.encode([*stream, " ".join(words[:kept])], stateful=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from evoemb._errors import InputError, StateError
+from evoemb.cuts import CutTexts
 from evoemb.stream_memory import StreamMemory
 from evoemb.streaming import engine
 from evoemb.streaming.rows import Limits, Stack, TokenIds
@@ -56,11 +58,7 @@ class EncodeOptions:
             )
         if self.precision not in get_args(Precision):
             raise InputError(f"precision={self.precision!r} was given. Use one of {', '.join(get_args(Precision))}.")
-        if unknown := sorted(set(self.preprocess_kwargs) - _TOKENIZATION_KWARGS):
-            raise InputError(
-                f"encode does not know {', '.join(unknown)}. With a memory it takes the arguments of its signature, "
-                f"{' and '.join(sorted(_TOKENIZATION_KWARGS))}. Check the spelling, or leave it out."
-            )
+        refuse_unknown(self.preprocess_kwargs, "encode with a memory")
 
     @classmethod
     def of(cls, given: Mapping[str, Any], preprocess_kwargs: dict[str, Any], prompt: str | None) -> EncodeOptions:
@@ -74,8 +72,8 @@ class EncodeOptions:
         Raises:
             InputError: An argument is unknown, or does not work with a memory.
         """
-        refuse_parallel(given["pool"], given["device"], given["output_value"])
-        same = ("memory", "truncate", "truncate_dim", "normalize_embeddings", "precision")
+        refuse_parallel(given["pool"], given["device"], given["chunk_size"], given["output_value"])
+        same = ("memory", "truncate", "truncate_dim", "normalize_embeddings")
         return cls(
             Limits(given["batch_size"], given["max_batch_tokens"]),
             prompt=prompt,
@@ -83,6 +81,7 @@ class EncodeOptions:
             to_tensor=given["convert_to_tensor"],
             show_progress_bar=wants_progress_bar(given["show_progress_bar"]),
             preprocess_kwargs=preprocess_kwargs,
+            precision="float32" if given["precision"] is None else given["precision"],  # as sentence-transformers
             **{name: given[name] for name in same},
         )
 
@@ -130,16 +129,29 @@ def refuse_without_memory(memory: MemoryMode, max_batch_tokens: int | None, *, t
         )
 
 
-def refuse_parallel(pool: Any, device: Any, output_value: str | None) -> None:
+def refuse_parallel(pool: Any, device: Any, chunk_size: int | None, output_value: str | None) -> None:
     """Refuse what would cut a stream apart, or what a stream has none of."""
-    if pool is not None or isinstance(device, (list, tuple)):
+    if pool is not None or chunk_size is not None or isinstance(device, (list, tuple)):
         raise InputError(
-            "A stream is read in order, so it cannot be split over a process pool or several devices. Leave pool out "
-            "and pass one device; to use several, give each process streams of its own."
+            "A stream is read in order, so it cannot be split over a process pool or several devices. Leave pool and "
+            "chunk_size out and pass one device; to use several, give each process streams of its own."
         )
     if output_value != "sentence_embedding":
         raise InputError(
             f'output_value={output_value!r} was given. With a memory, encode returns "sentence_embedding" only.'
+        )
+
+
+def refuse_unknown(kwargs: Mapping[str, Any], call: str) -> None:
+    """Refuse arguments that no tokenization takes.
+
+    Raises:
+        InputError: An argument is unknown.
+    """
+    if unknown := sorted(set(kwargs) - _TOKENIZATION_KWARGS):
+        raise InputError(
+            f"{call} does not know {', '.join(unknown)}. It takes the arguments of its signature, "
+            f"{' and '.join(sorted(_TOKENIZATION_KWARGS))}. Check the spelling, or leave it out."
         )
 
 
@@ -191,7 +203,7 @@ class Encoder:
             stack = replace(stack, extra={**stack.extra, **{k: v for k, v in told.items() if k == "prompt_length"}})
         self.stack = stack
         self.options = options
-        self._cut_turns = 0
+        self._cut = CutTexts(stack.transformer, truncate=options.truncate)
 
     def read_streams(
         self, streams: Sequence[Sequence[str]], memories: Sequence[StreamMemory]
@@ -214,7 +226,7 @@ class Encoder:
                     advance_bar(1)
                 self._collect(found, [[one[turn] for turn in sorted(one)] for one in rows])
         embeddings = [torch.cat(parts) for parts in found] if causal else self.read_texts(streams, current)
-        self._warn_of_cuts()
+        self._cut.report()
         # Slices share storage with the larger tensors they were cut from; a state keeps only its own.
         return embeddings, [memory.compact() for memory in current]
 
@@ -225,7 +237,7 @@ class Encoder:
             for chunk in self._chunks(texts):
                 self._collect(found, engine.read(self.stack, memories, chunk, self.options.limits))
                 advance_bar(sum(len(part) for part in chunk))
-        self._warn_of_cuts()
+        self._cut.report()
         return [torch.cat(parts) for parts in found]
 
     def give_back(self, embeddings: list[Tensor], form: str) -> Any:
@@ -260,41 +272,25 @@ class Encoder:
         share = max(1, _CHUNK_TURNS // len(streams))
         for start in range(0, max(len(turns) for turns in streams), share):
             parts = [list(turns[start : start + share]) for turns in streams]
-            ids = self._token_ids([text for part in parts for text in part])
-            self._check_lengths(parts, ids, start)
+            texts = [text for part in parts for text in part]
+            ids = self._token_ids(texts)
+            places = [(stream, start + turn) for stream, part in enumerate(parts) for turn in range(len(part))]
+            name_of = partial(_name_of_turn, places, several=len(streams) > 1)
+            self._cut.check(texts, ids, name_of, self.options.prompt)
             rest = iter(ids)
             yield [[next(rest) for _ in part] for part in parts]
 
     def _token_ids(self, texts: list[str]) -> list[list[int]]:
         return self.stack.transformer.token_ids(texts, prompt=self.options.prompt, **self.options.preprocess_kwargs)
 
-    def _check_lengths(self, parts: list[list[str]], ids: list[list[int]], start: int) -> None:
-        """Warn once of turns that were cut to the window, or refuse them."""
-        limit = self.stack.transformer.max_seq_length
-        if not limit:
-            return
-        names = [(stream, start + turn, text) for stream, part in enumerate(parts) for turn, text in enumerate(part)]
-        full = [place for place, row in zip(names, ids, strict=True) if len(row) >= limit]
-        for stream, turn, text in full:
-            length = self.stack.transformer.full_length(f"{self.options.prompt or ''}{text}")
-            if length <= limit:
-                continue
-            where = f"Turn {turn} of stream {stream}" if len(parts) > 1 else f"Turn {turn}"
-            told = f"{where} has {length} tokens, but the model reads {limit} of a turn."
-            if not self.options.truncate:
-                raise InputError(f"{told} Split the turn, raise model.max_seq_length, or pass truncate=True to cut it.")
-            if not self._cut_turns:
-                logger.warning("%s The rest was cut; split long turns, or pass truncate=False to refuse them.", told)
-            self._cut_turns += 1
-
-    def _warn_of_cuts(self) -> None:
-        if self._cut_turns > 1:
-            logger.info("%d turns were cut in this call.", self._cut_turns)
-        self._cut_turns = 0
-
     def _progress(self, streams: Sequence[Sequence[str]], label: str) -> _Bar:
         total = sum(len(turns) for turns in streams)
         return _Bar(total, label, shown=self.options.show_progress_bar)
+
+
+def _name_of_turn(places: Sequence[tuple[int, int]], index: int, *, several: bool) -> str:
+    stream, turn = places[index]
+    return f"Turn {turn} of stream {stream}" if several else f"Turn {turn}"
 
 
 class _Bar:

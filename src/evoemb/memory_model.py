@@ -13,7 +13,7 @@ from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import nn
 
-from evoemb._errors import InputError, StateError
+from evoemb._errors import InputError, StateError, UnsupportedBackboneError
 from evoemb.defaults import BASE_MODEL, DEFAULT_MODEL, closest_name, installed_base, offline_folder
 from evoemb.model_card import EvoEmbeddingModelCardData, renamed
 from evoemb.modules.compiled import compile_feed_forward
@@ -145,6 +145,18 @@ class MemoryModel(SentenceTransformer):
             "full_queue_bytes": size,
             "fingerprint": self.state_spec.fingerprint,
         }
+
+    def add_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse a peft adapter: a saved model would not hold it.
+
+        Raises:
+            UnsupportedBackboneError: Always.
+        """
+        raise UnsupportedBackboneError(
+            "A peft adapter beside the memory's own would not be saved with the model. To train more than the memory, "
+            "name parameters in EvoEmbeddingTrainingArguments(unfreeze=[...]); to use a trained adapter, merge it into "
+            "the base model before the memory is added."
+        )
 
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any

@@ -3,33 +3,48 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from evoemb._errors import InputError, StateError
-from evoemb.chat.ids import candidate_ids
-from evoemb.encoding import refuse_parallel, wants_progress_bar
+from evoemb.cuts import CutTexts
+from evoemb.defaults import DEFAULT_MODEL
+from evoemb.encoding import converted, refuse_parallel, refuse_unknown, wants_progress_bar
 from evoemb.model import EvoEmbedding
+from evoemb.modules.config import ReaderName
 from evoemb.modules.latent_memory_queue import LatentMemoryQueue
 from evoemb.modules.stateful_transformer import LAST_ONLY, StatefulTransformer
 from evoemb.modules.stream_score import QUERY_EMBEDDING, StreamScore
-from evoemb.stack import own_module, pools_last_token
+from evoemb.pairs import (
+    CANDIDATES,
+    GROUPS,
+    QUERIES,
+    WRITTEN,
+    PredictArguments,
+    chat_features,
+    checked_documents,
+    checked_pair,
+    pair_features,
+    unpadded,
+    whole_groups,
+)
+from evoemb.prompts import prompt_for
+from evoemb.ranking import Hit, RankedId, checked_top_k, top_hits
+from evoemb.stack import evolving_stack, own_module, pools_last_token
 from evoemb.state import MemoryState
 from evoemb.stream_memory import StreamMemory
 from evoemb.streaming.candidates import CandidateStream, embed_candidates
 from evoemb.streaming.rows import Limits, Stack
 
-_CANDIDATES, _QUERIES, _GROUPS, _WRITTEN = "candidate_ids", "query_ids", "candidate_groups", "written_ids"
-_NO_ID = -1
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class EvoReranker(CrossEncoder):
@@ -47,28 +62,37 @@ class EvoReranker(CrossEncoder):
     Source: EvoEmbedding (arXiv 2606.21649), reranking.
     """
 
+    _default_prompts = EvoEmbedding._default_prompts
+
     def __init__(
         self,
         model_name_or_path: str | EvoEmbedding | None = None,
         *,
         temperature: float | None = None,
-        memory_reader: str | None = None,
+        memory_reader: ReaderName | None = None,
+        num_latents: int | None = None,
+        capacity_latents: int | None = None,
         memory_kwargs: dict[str, Any] | None = None,
+        upstream_kwargs: dict[str, Any] | None = None,
         modules: list[nn.Module] | OrderedDict[str, nn.Module] | None = None,
         activation_fn: Callable[..., Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        self._memory_kwargs: dict[str, Any] = {"memory_reader": memory_reader, "memory_kwargs": memory_kwargs}
-        name: str | None = None
+        named = {"reader": memory_reader, "num_latents": num_latents, "capacity_latents": capacity_latents}
+        self._memory_choices = {**(memory_kwargs or {}), **{k: v for k, v in named.items() if v is not None}}
+        self._upstream_kwargs = upstream_kwargs
+        name = None if isinstance(model_name_or_path, EvoEmbedding) else model_name_or_path
         if isinstance(model_name_or_path, EvoEmbedding):
             modules = [*model_name_or_path, StreamScore()]
             kwargs.setdefault("device", str(model_name_or_path.device))
+            kwargs.setdefault("default_prompt_name", model_name_or_path.default_prompt_name)
             kwargs["prompts"] = {**model_name_or_path.prompts, **(kwargs.get("prompts") or {})}
-        else:
-            name = model_name_or_path
+        elif name is None and modules is None:
+            name = DEFAULT_MODEL
         super().__init__(name, modules=modules, activation_fn=activation_fn or nn.Identity(), **kwargs)
         if not isinstance(self[-1], StreamScore):
             raise InputError("The last module must be StreamScore. Build the reranker from an EvoEmbedding.")
+        evolving_stack(list(self), self._memory_choices, name)  # refuses choices that contradict the memory it has
         if temperature is not None:
             self[-1].temperature = StreamScore(temperature).temperature
 
@@ -76,6 +100,51 @@ class EvoReranker(CrossEncoder):
     def num_labels(self) -> int:
         """One score a pair."""
         return 1
+
+    @overload  # type: ignore[override]
+    def predict(
+        self,
+        inputs: tuple[str, str],
+        *,
+        convert_to_numpy: Literal[True] = ...,
+        convert_to_tensor: Literal[False] = ...,
+        **arguments: Unpack[PredictArguments],
+    ) -> np.float32: ...
+
+    @overload
+    def predict(
+        self,
+        inputs: Sequence[tuple[str, str] | list[str]],
+        *,
+        convert_to_numpy: Literal[True] = ...,
+        convert_to_tensor: Literal[False] = ...,
+        **arguments: Unpack[PredictArguments],
+    ) -> NDArray[np.float32]: ...
+
+    @overload
+    def predict(
+        self,
+        inputs: tuple[str, str] | Sequence[tuple[str, str] | list[str]],
+        *,
+        convert_to_numpy: bool = ...,
+        convert_to_tensor: Literal[True],
+        **arguments: Unpack[PredictArguments],
+    ) -> Tensor: ...
+
+    @overload
+    def predict(
+        self,
+        inputs: Any,
+        prompt_name: str | None = ...,
+        prompt: str | None = ...,
+        batch_size: int = ...,
+        show_progress_bar: bool | None = ...,
+        activation_fn: Callable[..., Any] | None = ...,
+        apply_softmax: bool | None = ...,
+        convert_to_numpy: bool = ...,
+        convert_to_tensor: bool = ...,
+        **arguments: Any,
+    ) -> np.float32 | NDArray[np.float32] | Tensor | list[Tensor]: ...
 
     @torch.no_grad()
     def predict(
@@ -94,98 +163,178 @@ class EvoReranker(CrossEncoder):
         chunk_size: int | None = None,
         *,
         state: MemoryState | None = None,
+        truncate: bool = True,
         **kwargs: Any,
     ) -> Any:
         """Score pairs of a query and a candidate; consecutive pairs with the same query form one candidate stream.
 
         Args:
             inputs: One pair, or a list of pairs ``(query, candidate)``, in the candidates' order.
-            prompt: Put before the query; None takes the model's ``"query"`` prompt. ``prompt_name`` likewise.
+            prompt: Put before the query, as ``prompt_name`` names one of the model's; None takes the one of
+                ``encode_query``.
             batch_size: Candidates of one forward at most.
-            apply_softmax: Without effect on a single score; kept for the signature.
-            pool: Refused, like several devices: a stream is read in order.
+            apply_softmax: Refused: a pair has a single score.
+            pool: Refused, like several devices and ``chunk_size``: a stream is read in order.
             state: Memory that every candidate stream continues; only read.
+            truncate: Cut texts longer than the model's window, with one warning; False refuses them.
+            **kwargs: Passed on to the tokenization (``task``, ``processing_kwargs``).
 
         Returns:
             Scores ``(n,)``, cosine / temperature passed through ``activation_fn``; types as CrossEncoder's.
 
         Raises:
-            InputError: A pair is malformed, or an argument does not work with a memory.
+            InputError: An argument is unknown, or does not work with a memory; or a text is too long and ``truncate``
+                is False.
+            InputTypeError: A pair is not two strings.
             StateError: The state belongs to another model, or holds several streams.
         """
-        refuse_parallel(pool, device, "sentence_embedding")
+        refuse_unknown(kwargs, "predict")
+        refuse_parallel(pool, device, chunk_size, "sentence_embedding")
+        if apply_softmax:
+            raise InputError("apply_softmax=True was given, but a pair has one score. Leave it out.")
         single = self.is_singular_input(inputs)
-        pairs = [inputs] if single else [tuple(pair) for pair in inputs]
+        pairs = [checked_pair(pair, index) for index, pair in enumerate([inputs] if single else inputs)]
         if device is not None:
             self.to(device)
         self.eval()
-        activation: Any = activation_fn or self.activation_fn
+        if prompt is not None or prompt_name is not None:
+            prompt = self._resolve_prompt(prompt, prompt_name)
+        memory, activation = self._starting_memory(state), activation_fn or self.activation_fn
+        cut = CutTexts(self._transformer, truncate=truncate)
         found: list[Tensor] = []
         with tqdm(total=len(pairs), desc="Candidates", disable=not wants_progress_bar(show_progress_bar)) as bar:
-            for batch in _whole_groups(pairs, batch_size):
-                features = self.preprocess(batch, prompt=self._resolve_prompt(prompt, prompt_name), **kwargs)
-                scores = self._score(features, self._starting_memory(state), Limits(batch_size))["scores"]
-                found.append(activation(scores).squeeze(-1).float())
+            for batch in whole_groups(pairs, batch_size):
+                features = self._features(batch, prompt, cut, bar.n, kwargs)
+                scores = self._score(features, memory, Limits(batch_size))["scores"]
+                found.append(activation(scores).squeeze(-1).float())  # type: ignore[misc]
                 bar.update(len(batch))
+        cut.report()
         scores = torch.cat(found) if found else torch.zeros(0, device=self.device)
-        result: Any = scores
-        if not convert_to_tensor:
-            result = np.asarray(scores.cpu()) if convert_to_numpy else list(scores)
+        result = converted(scores, to_numpy=convert_to_numpy, to_tensor=convert_to_tensor)
         return result[0] if single else result
 
-    def rank(  # type: ignore[override]
+    @overload  # type: ignore[override]
+    def rank(
         self,
         query: str,
         documents: Sequence[str],
+        top_k: int | None = ...,
+        return_documents: Literal[False] = ...,
+        **arguments: Unpack[PredictArguments],
+    ) -> list[RankedId]: ...
+
+    @overload
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_k: int | None = ...,
+        *,
+        return_documents: Literal[True],
+        **arguments: Unpack[PredictArguments],
+    ) -> list[Hit]: ...
+
+    @overload
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_k: int | None = ...,
+        return_documents: bool = ...,
+        **arguments: Unpack[PredictArguments],
+    ) -> list[RankedId] | list[Hit]: ...
+
+    def rank(
+        self,
+        query: str,
+        documents: Any,
         top_k: int | None = None,
         return_documents: bool = False,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        activation_fn: Callable[..., Any] | None = None,
+        device: Any = None,
+        pool: Any = None,
+        chunk_size: int | None = None,
         *,
         state: MemoryState | None = None,
-        **kwargs: Any,
-    ) -> list[dict[str, int | float | str]]:
+        truncate: bool = True,
+        processing_kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         """Rank candidates, read in the order given, for one query.
 
         Args:
+            documents: Candidates in order: a list of strings, or anything like one (a pandas Series, a column).
             top_k: Candidates returned at most; None returns all.
             return_documents: Add the candidates' texts.
             state: Memory that the candidates continue; only read.
-            **kwargs: As for :meth:`predict`.
+
+        The other arguments are those of :meth:`predict`.
 
         Returns:
-            ``[{"corpus_id", "score"[, "text"]}, ...]``, best first.
+            ``[{"corpus_id", "score"[, "text"]}, ...]``, best first; ``corpus_id`` counts the candidates as given.
+
+        Raises:
+            InputError: As in :meth:`predict`, or ``top_k`` is no whole number of 1 or more.
+            InputTypeError: The candidates are no list of strings.
+            StateError: As in :meth:`predict`.
         """
-        pairs = [(query, document) for document in documents]
-        scores = self.predict(pairs, state=state, **{**kwargs, "convert_to_tensor": True}).tolist()
-        order = sorted(range(len(scores)), key=lambda index: -scores[index])[:top_k]
+        best, texts = checked_top_k(top_k), checked_documents(documents)
+        scores = self.predict(
+            [(query, text) for text in texts],
+            prompt_name,
+            prompt,
+            batch_size,
+            show_progress_bar,
+            activation_fn,
+            device=device,
+            pool=pool,
+            chunk_size=chunk_size,
+            state=state,
+            truncate=truncate,
+            processing_kwargs=processing_kwargs,
+        )
+        ranked: Any = top_hits(scores, texts, best)  # type: ignore[arg-type]  # arrays by default
         if return_documents:
-            return [{"corpus_id": index, "score": scores[index], "text": documents[index]} for index in order]
-        return [{"corpus_id": index, "score": scores[index]} for index in order]
+            return ranked
+        return [RankedId(corpus_id=hit["corpus_id"], score=hit["score"]) for hit in ranked]
 
     def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
-        """Tokenize pairs ``(query, candidate)`` into candidate streams, one for each run of equal queries."""
-        pairs = [_checked_pair(pair, index) for index, pair in enumerate(inputs)]
+        """Tokenize pairs ``(query, candidate)`` into candidate streams, one for each run of equal queries.
+
+        Raises:
+            InputTypeError: A pair is not two strings.
+        """
+        pairs = [checked_pair(pair, index) for index, pair in enumerate(inputs)]
+        return self._features(pairs, prompt, CutTexts(self._transformer), 0, kwargs)
+
+    def _features(
+        self, pairs: Sequence[tuple[str, str]], prompt: str | None, cut: CutTexts, first: int, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Tokenize pairs, the first of which is number ``first`` of its call."""
         kwargs = {name: value for name, value in kwargs.items() if value is not None}
-        groups = [(query, [text for _, text in run]) for query, run in groupby(pairs, key=lambda pair: pair[0])]
-        before_query = self.prompts.get("query") if prompt is None else prompt
-        before_document = next((self.prompts[name] for name in _DOCUMENT_PROMPTS if self.prompts.get(name)), None)
-        transformer = self._transformer
-        if transformer.dialogue.config.memory_format == "chat":
-            return _chat_features(transformer, groups)
-        candidates = transformer.token_ids([text for _, text in pairs], prompt=before_document, **kwargs)
-        queries = transformer.token_ids([query for query, _ in groups], prompt=before_query, **kwargs)
-        numbers = [index for index, (_, texts) in enumerate(groups) for _ in texts]
-        return {_CANDIDATES: _rows(candidates), _QUERIES: _rows(queries), _GROUPS: torch.tensor(numbers)}
+        if self._transformer.dialogue.config.memory_format == "chat":
+            if given := [*kwargs, *(["prompt"] if prompt is not None else [])]:
+                raise InputError(
+                    f"{', '.join(given)} was given, but this model renders its candidates as the chat it was trained "
+                    "with, with a prompt of its own. Leave it out."
+                )
+            return chat_features(self._transformer, pairs)
+        before_query = prompt_for(self, "query") if prompt is None else prompt
+        return pair_features(self._transformer, pairs, before_query, prompt_for(self, "document"), cut, first, **kwargs)
 
     def forward(self, input: dict[str, Any], **kwargs: Any) -> dict[str, Any]:  # noqa: A002 - the parent names it so
         """Score preprocessed pairs: adds ``scores`` ``(N, 1)`` in the pairs' order. Differentiable."""
-        if _CANDIDATES not in input:
+        if CANDIDATES not in input:
             return super().forward(input, **kwargs)
         return self._score(input, self._starting_memory(None), Limits())
 
     def _score(self, features: dict[str, Any], memory: StreamMemory, limits: Limits) -> dict[str, Any]:
-        groups = features[_GROUPS].tolist()
-        candidates, queries = _lists(features[_CANDIDATES]), _lists(features[_QUERIES])
-        written = _lists(features[_WRITTEN]) if _WRITTEN in features else None
+        groups = features[GROUPS].tolist()
+        candidates, queries = unpadded(features[CANDIDATES]), unpadded(features[QUERIES])
+        written = unpadded(features[WRITTEN]) if WRITTEN in features else None
         members = [[row for row, group in enumerate(groups) if group == number] for number in range(len(queries))]
         streams = [
             CandidateStream(query, [candidates[row] for row in rows], written and [written[row] for row in rows])
@@ -229,8 +378,11 @@ class EvoReranker(CrossEncoder):
         """Load a saved reranker as it is, and anything else as an embedding model with a score behind it."""
         if self._is_saved_reranker(model_name_or_path, kwargs):
             return super()._load_modules(model_name_or_path, *args, **kwargs)
-        embedding = EvoEmbedding(model_name_or_path, device="cpu", **self._memory_kwargs, **kwargs)
-        self.prompts = {**embedding.prompts, **{name: text for name, text in self.prompts.items() if text}}
+        own: dict[str, Any] = {"memory_kwargs": self._memory_choices, "upstream_kwargs": self._upstream_kwargs}
+        embedding = EvoEmbedding(model_name_or_path, device="cpu", **own, **kwargs)
+        given = {name: text for name, text in self.prompts.items() if text is not None}
+        self.prompts = {**embedding.prompts, **given}
+        self.default_prompt_name = self.default_prompt_name or embedding.default_prompt_name
         stack = [*embedding, StreamScore()]
         return OrderedDict((str(index), module) for index, module in enumerate(stack)), {}
 
@@ -244,42 +396,3 @@ class EvoReranker(CrossEncoder):
 
     def _load_module_class_from_ref(self, class_ref: str, *args: Any, **kwargs: Any) -> type:
         return own_module(class_ref) or super()._load_module_class_from_ref(class_ref, *args, **kwargs)
-
-
-def _whole_groups(pairs: Sequence[Any], batch_size: int) -> Iterator[list[Any]]:
-    """Cut pairs into batches of about ``batch_size`` without cutting a candidate stream."""
-    batch: list[Any] = []
-    for _, run in groupby(pairs, key=lambda pair: pair[0]):
-        group = list(run)
-        if batch and len(batch) + len(group) > batch_size:
-            yield batch
-            batch = []
-        batch += group
-    if batch:
-        yield batch
-
-
-def _checked_pair(pair: Any, index: int) -> tuple[str, str]:
-    if isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(text, str) for text in pair):
-        return pair[0], pair[1]
-    raise InputError(f"Pair {index} is {pair!r:.80}, expected (query, candidate), two strings.")
-
-
-def _chat_features(transformer: StatefulTransformer, groups: Sequence[tuple[str, list[str]]]) -> dict[str, Any]:
-    """Tokenize candidate streams as released checkpoints were trained: chats with one user message a candidate."""
-    found = [candidate_ids(transformer, query, texts) for query, texts in groups]
-    numbers = [index for index, (_, texts) in enumerate(groups) for _ in texts]
-    return {
-        _CANDIDATES: _rows([row for ids in found for row in ids.encoded]),
-        _WRITTEN: _rows([row for ids in found for row in ids.written]),
-        _QUERIES: _rows([ids.asked for ids in found]),
-        _GROUPS: torch.tensor(numbers),
-    }
-
-
-def _rows(ids: Sequence[Sequence[int]]) -> Tensor:
-    return pad_sequence([torch.tensor(row) for row in ids], batch_first=True, padding_value=_NO_ID)
-
-
-def _lists(rows: Tensor) -> list[list[int]]:
-    return [row[row != _NO_ID].tolist() for row in rows]

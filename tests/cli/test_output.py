@@ -12,7 +12,11 @@ from hypothesis import strategies as st
 
 from evoemb._errors import StateError
 from evoemb.cli import output
-from evoemb.cli.output import Hit
+from evoemb.ranking import Hit
+
+
+def hit(turn: int, score: float, text: str) -> Hit:
+    return {"corpus_id": turn, "score": score, "text": text}
 
 
 @pytest.fixture(autouse=True)
@@ -21,18 +25,18 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_turn_is_shown_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    output.write_hits("q", [Hit(7, 0.5, "User: hi\n\nAssistant: hello")])
+    output.write_hits("q", [hit(7, 0.5, "User: hi\n\nAssistant: hello")])
     assert capsys.readouterr().out.splitlines()[2] == " 0.5000     7  User: hi / Assistant: hello"
 
 
 def test_characters_that_steer_a_terminal_are_not_passed_on(capsys: pytest.CaptureFixture[str]) -> None:
-    output.write_hits("\x1b]0;title\x07", [Hit(0, 1.0, "\x1b[2Jgone \u202eback")])
+    output.write_hits("\x1b]0;title\x07", [hit(0, 1.0, "\x1b[2Jgone \u202eback")])
     output.write_fields({"model": "a\x1b[31mb"})
     assert not {"\x1b", "\x07", "\u202e"} & set(capsys.readouterr().out)
 
 
 def test_wide_characters_count_as_two_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    output.write_hits("q", [Hit(0, 1.0, "東京" * 40)], [Hit(0, 1.0, "e\u0301" * 9)])
+    output.write_hits("q", [hit(0, 1.0, "東京" * 40)], [hit(0, 1.0, "e\u0301" * 9)])
     line = capsys.readouterr().out.splitlines()[3]
     left, right = line.split("…")
     assert len(left) + left.count("東") + left.count("京") <= 35
@@ -50,7 +54,7 @@ def test_a_narrow_terminal_still_shows_some_text(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "10")
-    output.write_hits("q", [Hit(0, 1.0, "twenty characters ok")], [Hit(1, 0.5, "twenty characters ok")])
+    output.write_hits("q", [hit(0, 1.0, "twenty characters ok")], [hit(1, 0.5, "twenty characters ok")])
     assert capsys.readouterr().out.count("twenty characters ok") == 2
 
 
@@ -76,7 +80,7 @@ def test_json_can_be_written_in_any_encoding(encoding: str, shown: str, monkeypa
 def test_a_table_can_be_written_in_any_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
-    output.write_hits("größe", [Hit(0, 1.0, "größe" * 20)])
+    output.write_hits("größe", [hit(0, 1.0, "größe" * 20)])
     sys.stdout.flush()
     assert b"Query: gr?" in raw.getvalue()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evoemb._errors import InputError
+from evoemb.cuts import CutTexts
 from evoemb.dialogue_format import DialogueConfig, split_chat
 from evoemb.modules.stateful_transformer import StatefulTransformer
 from evoemb.modules.tokenizing import token_ids
@@ -83,6 +84,9 @@ def dialogue_ids(
     if config.memory_format == "plain" or config.token_ids is None:
         written = transformer.token_ids(turns, prompt=before_turn) if turns else []
         asked = transformer.token_ids([query], prompt=before_query)[0]
+        cut = CutTexts(transformer)
+        cut.check(turns, written, lambda turn: f"Turn {turn}", before_turn)
+        cut.check([query], [asked], lambda _: "The query", before_query)
         return DialogueIds(turns, query, list(written), list(written), asked)
     ids = config.token_ids
     texts = _plain_ids(transformer, [*turns, query])

@@ -7,18 +7,13 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evoemb.ranking import Hit
 
 _GAP = "   "
 _MIN_TEXT_COLUMNS = 20  # below this a cut text says nothing; a line that wraps is better
-
-
-class Hit(NamedTuple):
-    """A ranked turn: its index among the turns ranked (from 0), its similarity to the query, its text."""
-
-    corpus_id: int
-    score: float
-    text: str
 
 
 def write(text: str) -> None:
@@ -85,7 +80,9 @@ def _shown(value: object) -> str:
 def _table(hits: Sequence[Hit], width: int) -> list[str]:
     """The lines of a table of hits, header first, each at most ``width`` columns."""
     text_width = max(width - 15, _MIN_TEXT_COLUMNS)
-    rows = [f"{hit.score:>7.4f}  {hit.corpus_id:>4}  {_cut(hit.text, text_width) or '(empty)'}" for hit in hits]
+    rows = [
+        f"{hit['score']:>7.4f}  {hit['corpus_id']:>4}  {_cut(hit['text'], text_width) or '(empty)'}" for hit in hits
+    ]
     return [f"{'score':>7}  {'turn':>4}  text", *rows]
 
 

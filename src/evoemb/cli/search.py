@@ -11,7 +11,10 @@ from evoemb.cli import output, session
 from evoemb.cli.stream_files import FORMAT_HELP, FileStream, check_text, read_one_stream
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from evoemb.model import EvoEmbedding
+    from evoemb.ranking import Hit
     from evoemb.state import MemoryState
 
 _EXAMPLES = """
@@ -77,7 +80,7 @@ def _queries(given: Sequence[str], stream: FileStream, path: str) -> list[str]:
 
 def _rank_with_memory(
     model: EvoEmbedding, turns: list[str], queries: list[str], state: MemoryState, args: argparse.Namespace
-) -> list[list[output.Hit]]:
+) -> list[list[Hit]]:
     """Read the turns into ``state``, which advances, and rank them for queries that see all that was read."""
     embeddings = model.encode_document(
         turns,
@@ -88,22 +91,23 @@ def _rank_with_memory(
         show_progress_bar=session.show_progress(args),
     )
     query_embeddings = model.encode_query(queries, state=state, show_progress_bar=False)
-    return _top_hits(model.similarity(query_embeddings, embeddings).tolist(), turns, args.top_k)
+    return _ranked(model.similarity(query_embeddings, embeddings), turns, args.top_k)
 
 
 def _rank_without_memory(
     model: EvoEmbedding, turns: list[str], queries: list[str], args: argparse.Namespace
-) -> list[list[output.Hit]]:
+) -> list[list[Hit]]:
     """Rank the turns as plain sentence embeddings do: every text by itself."""
     embeddings = model.encode_document(turns, batch_size=args.batch_size, show_progress_bar=False)
     query_embeddings = model.encode_query(queries, show_progress_bar=False)
-    return _top_hits(model.similarity(query_embeddings, embeddings).tolist(), turns, args.top_k)
+    return _ranked(model.similarity(query_embeddings, embeddings), turns, args.top_k)
 
 
-def _top_hits(scores: list[list[float]], turns: list[str], top_k: int) -> list[list[output.Hit]]:
-    """The best turns of each row of scores (queries, turns); of equal ones the earlier turn first."""
-    hits = [[output.Hit(index, score, turns[index]) for index, score in enumerate(row)] for row in scores]
-    return [sorted(row, key=lambda hit: -hit.score)[:top_k] for row in hits]
+def _ranked(scores: Tensor, turns: list[str], top_k: int) -> list[list[Hit]]:
+    """The best turns of each row of scores (queries, turns)."""
+    from evoemb.ranking import top_hits  # here, as `evoemb --help` need not wait for numpy
+
+    return [top_hits(row, turns, top_k) for row in scores.numpy()]
 
 
 def _what_was_read(num_turns: int, num_turns_before: int, state_path: str | None) -> str:
@@ -114,9 +118,9 @@ def _what_was_read(num_turns: int, num_turns_before: int, state_path: str | None
     return f"{text}; the memory is saved in {state_path}." if state_path is not None else f"{text}."
 
 
-def _as_object(query: str, hits: list[output.Hit], static_hits: list[output.Hit] | None) -> dict[str, Any]:
+def _as_object(query: str, hits: list[Hit], static_hits: list[Hit] | None) -> dict[str, Any]:
     """The JSON object for one query."""
-    result: dict[str, Any] = {"query": query, "results": [hit._asdict() for hit in hits]}
+    result: dict[str, Any] = {"query": query, "results": hits}
     if static_hits is not None:
-        result["static_results"] = [hit._asdict() for hit in static_hits]
+        result["static_results"] = static_hits
     return result

@@ -23,7 +23,7 @@ from evoemb.modules.adapters import (
     merge_in_inference,
     using,
 )
-from evoemb.modules.backbones.lookup import family_of, is_causal
+from evoemb.modules.backbones.lookup import family_of, is_causal, learned_positions
 from evoemb.modules.backbones.shared_keys import share_keys
 from evoemb.modules.config import MemoryConfig
 from evoemb.modules.dialogue_parts import DialogueParts
@@ -121,6 +121,26 @@ class StatefulTransformer(Transformer):
             parameter.requires_grad_(is_adapter_parameter(name))
 
     @property
+    def max_seq_length(self) -> int | None:
+        """Tokens that the model reads of a text; longer ones are cut.
+
+        Raises:
+            InputError: Set to more than the backbone has positions.
+        """
+        found: int | None = Transformer.max_seq_length.fget(self)
+        return found
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int | None) -> None:
+        positions = learned_positions(self.model)
+        if value is not None and positions is not None and value > positions:
+            raise InputError(
+                f"max_seq_length={value} was given, but {type(self.model).__name__} has {positions} positions. Use at "
+                f"most {positions}, and split longer texts."
+            )
+        Transformer.max_seq_length.fset(self, value)
+
+    @property
     def _tokenizer(self) -> Any:
         return self.tokenizer
 
@@ -206,6 +226,11 @@ class StatefulTransformer(Transformer):
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Write the bare backbone, the tokenizer, the adapters and the reader's own weights; never a state."""
+        if getattr(self.model, "_hf_peft_config_loaded", False):
+            raise InputError(
+                "The backbone carries a peft adapter, which this folder would not hold. Merge it into the base model "
+                "before the memory is added, or delete it with model.delete_adapter(name)."
+            )
         base = {name: tensor for name, tensor in self.model.state_dict().items() if not is_adapter_parameter(name)}
         self.model.save_pretrained(output_path, state_dict=base)
         self.processor.save_pretrained(output_path)

@@ -1,11 +1,12 @@
 """Ranking by scores and by words: hits, BM25 and the fusion of rankings. Needs numpy only."""
 
-from evoemb.ranking.hits import Hit, best_first, checked_top_k, top_hits
+from evoemb.ranking.hits import Hit, RankedId, best_first, checked_top_k, top_hits
 from evoemb.ranking.lexical import Bm25Index, fused_hits, reciprocal_rank_fusion
 
 __all__ = [
     "Bm25Index",
     "Hit",
+    "RankedId",
     "best_first",
     "checked_top_k",
     "fused_hits",

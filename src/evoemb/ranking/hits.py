@@ -15,19 +15,21 @@ Scores = NDArray[np.floating[Any]]
 """Scores ``(n,)`` of ``n`` texts; higher is better."""
 
 
-class _ScoredText(TypedDict):
-    """What every hit has."""
+class RankedId(TypedDict):
+    """The place of a text in a ranking: its index among the texts ranked, from 0, and its score, higher is better."""
 
     corpus_id: int
     score: float
+
+
+class _RankedText(RankedId):
     text: str
 
 
-class Hit(_ScoredText, total=False):
-    """A ranked text.
+class Hit(_RankedText, total=False):
+    """A ranked text: ``corpus_id`` and ``score`` as in :class:`RankedId`, and ``text``, the text itself.
 
-    ``corpus_id`` is its index among the texts ranked, from 0. ``score`` is higher for better ones. ``text`` is the
-    text itself. Where rankings were fused, ``score`` is the fused score, and ``cosine`` the model's own similarity.
+    Where rankings were fused, ``score`` is the fused score, and ``cosine`` the model's own similarity.
     """
 
     cosine: float

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from evoemb._errors import InputError
+from evoemb.cuts import CutTexts
 from evoemb.model import EvoEmbedding
 from evoemb.modules.readers.prefix import PrefixReader
+from evoemb.modules.stateful_transformer import StatefulTransformer
+from evoemb.prompts import prompt_for
 from evoemb.streaming import whole
 from evoemb.training.answers import AnswerTokens, answer_tokens
 from evoemb.training.chat import TokenizedStream, chat_stream
@@ -29,8 +32,8 @@ class StreamCollator:
     """Tokenize rows of streams for :class:`sentence_transformers.SentenceTransformerTrainer`.
 
     Args:
-        model: Gives tokenizer and prompts: turns carry its ``document`` prompt and queries its ``query`` prompt, as in
-            ``retrieve``.
+        model: Gives tokenizer and prompts: those that ``encode_document`` puts before turns and ``encode_query`` before
+            queries. A text longer than its window is cut; the first one is warned of.
         answers: Whether answers are tokenized for the memory loss; None takes them where rows have them and the model
             is a decoder that reads its memory as a prefix.
         timestamps: How a turn with a timestamp is written, such as ``"[{timestamp}] {turn}"``; None leaves timestamps
@@ -58,9 +61,9 @@ class StreamCollator:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name}={value} was given. Use 1 or more, or None for no limit.")
-        if self.timestamps is not None and "{turn}" not in self.timestamps:
-            raise InputError(f'timestamps={self.timestamps!r} has no "{{turn}}". Use e.g. "[{{timestamp}}] {{turn}}".')
-        self._transformer: Any = self.model[0]
+        if self.timestamps is not None:
+            _check_template(self.timestamps)
+        self._transformer: StatefulTransformer = self.model[0]  # type: ignore[assignment]
         reader = self._transformer.reader
         can_answer = isinstance(reader, PrefixReader) and reader.causal
         if self.answers and not can_answer:
@@ -70,9 +73,9 @@ class StreamCollator:
             )
         if self.answers is None:
             self.answers = can_answer
-        prompts = self.model.prompts
-        self._query_prompt = prompts.get("query") or None
-        self._turn_prompt = prompts.get("document") or None
+        self._query_prompt = prompt_for(self.model, "query")
+        self._turn_prompt = prompt_for(self.model, "document")
+        self._cut = CutTexts(self._transformer, every=False)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Give the features of a batch, names preceded by ``stream_``.
@@ -150,7 +153,11 @@ class StreamCollator:
         return [self.timestamps.format(turn=turn, timestamp=stamp) for turn, stamp in pairs]
 
     def _token_ids(self, texts: list[str], prompt: str | None) -> list[list[int]]:
-        return self._transformer.token_ids(texts, prompt=prompt) if texts else []
+        if not texts:
+            return []
+        ids: list[list[int]] = self._transformer.token_ids(texts, prompt=prompt)
+        self._cut.check(texts, ids, lambda place: f"A text of the training data ({texts[place]!r:.40})", prompt)
+        return ids
 
 
 def pad(rows: Sequence[Sequence[int]], *, filler: int = 0) -> tuple[Tensor, Tensor]:
@@ -162,6 +169,19 @@ def pad(rows: Sequence[Sequence[int]], *, filler: int = 0) -> tuple[Tensor, Tens
         ids[index, : len(row)] = torch.as_tensor(row, dtype=torch.long)
         mask[index, : len(row)] = 1
     return ids, mask
+
+
+def _check_template(template: str) -> None:
+    """Refuse a template of timestamps that no turn can be written with."""
+    try:
+        has_turn = "<turn>" in template.format(turn="<turn>", timestamp="<timestamp>")
+    except (LookupError, ValueError, AttributeError) as error:
+        raise InputError(
+            f'timestamps={template!r} cannot be filled in ({type(error).__name__}: {error}). Use "{{turn}}" and, for '
+            'the time, "{timestamp}", e.g. "[{timestamp}] {turn}".'
+        ) from error
+    if not has_turn:
+        raise InputError(f'timestamps={template!r} has no "{{turn}}". Use e.g. "[{{timestamp}}] {{turn}}".')
 
 
 def _answer_features(found: Sequence[tuple[int, AnswerTokens]]) -> dict[str, Tensor]:

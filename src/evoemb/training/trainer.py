@@ -60,6 +60,12 @@ class EvoEmbeddingTrainer(SentenceTransformerTrainer):
                 f"{args.n_gpu} GPUs are visible to one process, and DataParallel would cut streams apart. Start one "
                 "process a GPU with `torchrun --nproc-per-node N`, or set CUDA_VISIBLE_DEVICES to one."
             )
+        if ignored := [name for name in ("prompts", "router_mapping") if getattr(args, name, None)]:
+            raise InputError(
+                f"{' and '.join(ignored)} of the training arguments has no effect on streams. Set model.prompts to "
+                '{"query": ..., "document": ...}: training puts them before queries and turns, as encode_query and '
+                "encode_document do."
+            )
         bad_rows = getattr(args, "bad_rows", "raise")
         if train_dataset is not None:
             train_dataset = stream_dataset(train_dataset, bad_rows=bad_rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from evoemb._errors import UnsupportedBackboneError
@@ -55,3 +56,12 @@ def _has(module: PreTrainedModel, path: str) -> bool:
         return module.get_submodule(path) is not None
     except AttributeError:
         return False
+
+
+def learned_positions(backbone: PreTrainedModel) -> int | None:
+    """Count the positions that a backbone has learned one by one; None where positions are computed."""
+    for name, module in backbone.named_modules():
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in ("position_embeddings", "wpe"):
+            # Positions after the padding index, as in RoBERTa.
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return None
