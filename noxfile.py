@@ -48,6 +48,7 @@ def typing(session: nox.Session) -> None:
     """Mypy, strict, over the package."""
     install(session, "-e", ".", group="typing")
     session.run("mypy")
+    session.run("mypy", "tests/typing")
 
 
 @nox.session

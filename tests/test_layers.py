@@ -13,12 +13,14 @@ import evoemb
 
 # A module imports lower rows only; "name.*" is a package and all in it, whose modules may also import each other.
 ROWS: dict[int, tuple[str, ...]] = {
-    11: ("cli.*",),
-    10: ("integrations.*",),
-    9: ("__init__",),
-    8: ("convert", "training.*"),
-    7: ("evaluation.*", "loading", "losses.*", "reranker"),
-    6: ("model",),
+    13: ("cli.*",),
+    12: ("integrations.*",),
+    11: ("__init__",),
+    10: ("convert", "training.*"),
+    9: ("evaluation.*", "loading", "losses.*", "reranker"),
+    8: ("model",),
+    7: ("chat_model",),
+    6: ("stream_encoder",),
     5: ("memory_model", "pairs"),
     4: ("chat.*", "encoding", "model_card", "saved_memory", "upstream.*"),
     3: ("cuts", "stack", "state", "streaming.*"),
@@ -89,7 +91,7 @@ def absolute(node: ast.ImportFrom, folder: tuple[str, ...]) -> str:
 
 
 def upward_imports(package: Path) -> list[str]:
-    """Each import that does not go down, as ``turns:9 (row 1) imports model (row 6)``."""
+    """Each import that does not go down, as ``turns:9 (row 1) imports model (row 8)``."""
     found = []
     for importer, target, line in imports_in(package):
         if target.split(".")[0] != "evoemb":
@@ -174,7 +176,7 @@ def test_modules_of_one_package_may_import_each_other(planted, source):
 
 def test_an_import_from_a_parent_is_resolved(planted):
     package = planted(modules__in____init__="", modules__in__adapters="from ..model import EvoEmbedding", model="")
-    assert upward_imports(package) == ["modules.adapters:1 (row 2) imports model (row 6)"]
+    assert upward_imports(package) == ["modules.adapters:1 (row 2) imports model (row 8)"]
 
 
 def test_a_module_without_a_row_is_told():

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
         EvoembError,
         InputError,
         InputTypeError,
-        ShapeError,
         StateError,
         UnsupportedBackboneError,
     )
@@ -27,7 +26,6 @@ __all__ = [
     "InputError",
     "InputTypeError",
     "MemoryState",
-    "ShapeError",
     "StateError",
     "UnsupportedBackboneError",
     "__version__",

@@ -19,10 +19,6 @@ class InputTypeError(EvoembError, TypeError):
     """An input is of a kind evoemb does not take: a number or bytes as a stream, content that is not a string."""
 
 
-class ShapeError(EvoembError, ValueError):
-    """A tensor's shape differs from what the call needs: another hidden size, another batch size."""
-
-
 class StateError(EvoembError, ValueError):
     """A memory state does not fit the call.
 

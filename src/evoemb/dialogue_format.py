@@ -46,7 +46,7 @@ class TokenIds:
             )
 
     def updated(self, given: Mapping[str, Any] | None) -> TokenIds:
-        """Give these ids with some replaced.
+        """Return these ids with some replaced.
 
         Raises:
             InputError: A name is unknown.
@@ -93,11 +93,11 @@ class DialogueConfig:
 
     @classmethod
     def of_released_checkpoints(cls, token_ids: TokenIds) -> DialogueConfig:
-        """Give the ways that the released checkpoints were trained with."""
+        """Return the ways that the released checkpoints were trained with."""
         return cls("chat", "position", True, CHAT_HEADER_TOKENS, 0.1, token_ids)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give JSON-plain values that :meth:`from_dict` reads."""
+        """Return JSON-plain values that :meth:`from_dict` reads."""
         values = asdict(self)
         if self.token_ids is not None:
             values["token_ids"]["query_prefix"] = list(self.token_ids.query_prefix)
@@ -145,7 +145,7 @@ def split_points(input_ids: Sequence[int], *, im_end: int, user: int) -> list[in
 
 
 def split_chat(input_ids: Sequence[int], *, im_end: int, user: int, whole: bool = False) -> list[list[int]]:
-    """Give the segments of a rendered chat; see :func:`split_points`.
+    """Return the segments of a rendered chat; see :func:`split_points`.
 
     Args:
         whole: Refuse a chat that does not end with ``im_end`` and a newline, as training sequences must.

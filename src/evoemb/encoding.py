@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from evoemb._errors import InputError, StateError
 from evoemb.cuts import CutTexts
+from evoemb.state import MemoryState
 from evoemb.stream_memory import StreamMemory
 from evoemb.streaming import engine
 from evoemb.streaming.rows import Limits, Stack, TokenIds
@@ -31,6 +32,27 @@ Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
 _TOKENIZATION_KWARGS = {"task", "processing_kwargs"}
 # Turns of a stream that are tokenized and read at a time, so that memory use does not grow with the stream.
 _CHUNK_TURNS = 512
+
+
+class EncodeArguments(TypedDict, total=False):
+    """Arguments of ``encode`` that do not change the kind of its result."""
+
+    prompt_name: str | None
+    prompt: str | None
+    batch_size: int
+    show_progress_bar: bool | None
+    precision: Precision
+    device: str | list[str | torch.device] | None
+    normalize_embeddings: bool
+    truncate_dim: int | None
+    pool: dict[str, Any] | None
+    chunk_size: int | None
+    state: MemoryState | None
+    memory: MemoryMode
+    max_batch_tokens: int | None
+    truncate: bool
+    task: str | None
+    processing_kwargs: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)

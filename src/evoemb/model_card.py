@@ -32,13 +32,13 @@ class EvoEmbeddingModelCardData(SentenceTransformerModelCardData):
         """Leave the Hub's widget out: it compares lone sentences, and rows of training data are streams."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Give what the template shows, with a picture of the training loss."""
+        """Return what the template shows, with a picture of the training loss."""
         values: dict[str, Any] = super().to_dict()
         losses = [entry["Training Loss"] for entry in self.training_logs if "Training Loss" in entry]
         return {**values, "loss_curve": _curve(losses)}
 
     def generate_usage_snippet(self) -> str:
-        """Give code that loads this model, reads a short stream and asks two questions of it."""
+        """Return code that loads this model, reads a short stream and asks two questions of it."""
         name = _name(self)
         return f'''```python
 from evoemb import EvoEmbedding
@@ -60,14 +60,14 @@ print(model.retrieve(turns, "Where did I live first?", top_k=2))
 
 
 def renamed(card: str, data: SentenceTransformerModelCardData) -> str:
-    """Give a card whose snippet loads the model from where it is saved now."""
+    """Return a card whose snippet loads the model from where it is saved now."""
     return re.sub(
         r'^model = EvoEmbedding\("[^"]*"\)$', lambda _: f'model = EvoEmbedding("{_name(data)}")', card, flags=re.M
     )
 
 
 def _name(data: SentenceTransformerModelCardData) -> str:
-    """Give the Hub id, or else the folder the model is saved to."""
+    """Return the Hub id, or else the folder the model is saved to."""
     return data.model_id or (data.save_dir and Path(data.save_dir).as_posix()) or "path/to/this/model"
 
 

@@ -13,7 +13,7 @@ from evoemb.streaming.rows import Stack, TokenIds
 
 
 def memory_rows(stack: Stack, memory: StreamMemory) -> Tensor:
-    """Give what a reader sees of a memory now, as input rows ``(<=C, H)``.
+    """Return what a reader sees of a memory now, as input rows ``(<=C, H)``.
 
     Raises:
         InputError: The model reads its memory inside the layers, where the bare base model does not look.

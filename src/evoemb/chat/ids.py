@@ -42,7 +42,7 @@ class DialogueIds:
 
 
 def split_messages(messages: Messages, config: DialogueConfig) -> tuple[list[str], str]:
-    """Give the texts of the turns before the last message, and the last message's content.
+    """Return the texts of the turns before the last message, and the last message's content.
 
     Raises:
         InputError: There is no message, or one is malformed.
@@ -147,7 +147,7 @@ def chat_ids(transformer: StatefulTransformer, messages: Messages, *, generation
 
 
 def last_message_ids(transformer: StatefulTransformer, messages: Messages) -> list[int]:
-    """Give the token ids that the base model answers to: the chat's last segment, or the last message alone."""
+    """Return the token ids that the base model answers to: the chat's last segment, or the last message alone."""
     ids = transformer.dialogue.config.token_ids
     if ids is not None:
         return split_chat(chat_ids(transformer, messages), im_end=ids.im_end, user=ids.user)[-1]
@@ -161,7 +161,7 @@ def _plain_ids(transformer: StatefulTransformer, texts: list[str]) -> list[list[
 
 
 def with_excerpts(messages: Messages, turns: Sequence[str]) -> list[dict[str, str]]:
-    """Give the one message of plain RAG: retrieved turns in their order, then the question."""
+    """Return the one message of plain RAG: retrieved turns in their order, then the question."""
     question = str(messages[-1]["content"])
     if not turns:
         return [{"role": "user", "content": question}]

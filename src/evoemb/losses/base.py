@@ -47,11 +47,11 @@ class StreamLoss(nn.Module, ABC):
 
     @abstractmethod
     def compute(self, output: dict[str, Any]) -> Any:
-        """Give the loss from the output of one forward, see :func:`evoemb.streaming.whole.run_streams`."""
+        """Return the loss from the output of one forward, see :func:`evoemb.streaming.whole.run_streams`."""
 
 
 def only_batch(sentence_features: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Give the one dictionary of stream features that a trainer hands to a loss.
+    """Return the one dictionary of stream features that a trainer hands to a loss.
 
     Raises:
         InputError: There is none, or several: the rows were not collated as streams.

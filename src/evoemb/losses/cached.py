@@ -20,7 +20,7 @@ _FLOATS = (whole.EMBEDDING, whole.ANSWER_STATES)
 
 
 class CachedStreamLoss(StreamLoss):
-    """Give a loss's exact gradients while only a few streams' activations are alive at a time.
+    """Return a loss's exact gradients while only a few streams' activations are alive at a time.
 
     It runs the streams without gradients, takes the loss and its gradient at the embeddings, and runs the streams
     again, a few at a time, to carry that gradient on. Worth its second forward where streams depend on each other, as
@@ -46,7 +46,7 @@ class CachedStreamLoss(StreamLoss):
         self.streams_per_step = streams_per_step
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:
-        """Give the loss of the batch; its backward runs the second forward."""
+        """Return the loss of the batch; its backward runs the second forward."""
         parts = list(split_streams(self.select(only_batch(sentence_features)), self.streams_per_step))
         contexts: list[RandContext] = []
         outputs: list[dict[str, Any]] = []
@@ -86,7 +86,7 @@ class CachedStreamLoss(StreamLoss):
                     (torch.stack(terms).sum() * scale).backward()
 
     def compute(self, output: dict[str, Any]) -> Any:
-        """Give the wrapped loss of an output."""
+        """Return the wrapped loss of an output."""
         return self.loss.compute(output)
 
 
@@ -164,7 +164,7 @@ def _places(joined: dict[str, Any], outputs: Sequence[dict[str, Any]]) -> Iterat
 
 
 def _span(counts: Sequence[int], start: int, stop: int) -> slice:
-    """Give the rows that streams ``start`` to ``stop`` take where stream i has ``counts[i]`` rows."""
+    """Return the rows that streams ``start`` to ``stop`` take where stream i has ``counts[i]`` rows."""
     first = sum(counts[:start])
     return slice(first, first + sum(counts[start:stop]))
 

@@ -46,7 +46,7 @@ class CombinedLoss(StreamLoss):
         self.uses_answers = any(loss.uses_answers for loss in losses)
 
     def compute(self, output: dict[str, Any]) -> dict[str, Tensor]:
-        """Give each weighted loss by name; trainers log them apart and train on their sum."""
+        """Return each weighted loss by name; trainers log them apart and train on their sum."""
         named: dict[str, Tensor] = {}
         for loss, weight in zip(self.losses, self.weights, strict=True):
             name = _snake_case(type(loss).__name__)
@@ -56,7 +56,7 @@ class CombinedLoss(StreamLoss):
         return named
 
     def get_config_dict(self) -> dict[str, Any]:
-        """Give the choices for the model card."""
+        """Return the choices for the model card."""
         return {type(loss).__name__: weight for loss, weight in zip(self.losses, self.weights, strict=True)}
 
 

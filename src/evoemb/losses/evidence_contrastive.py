@@ -88,7 +88,7 @@ class EvidenceContrastiveLoss(StreamLoss):
         self.matryoshka_weights = tuple(weights)
 
     def compute(self, output: dict[str, Any]) -> Tensor:
-        """Give the mean loss of the streams in a batch, a scalar."""
+        """Return the mean loss of the streams in a batch, a scalar."""
         embeddings = output[whole.EMBEDDING].float()
         candidates = _Candidates.of(output, embeddings.device)
         num_turns = candidates.turn_stream.shape[0]
@@ -103,7 +103,7 @@ class EvidenceContrastiveLoss(StreamLoss):
         return torch.stack(at_sizes).sum()
 
     def _at_size(self, embeddings: Tensor, foreign: Tensor, candidates: _Candidates) -> Tensor:
-        """Give the loss of embeddings ``(N + Q, D)`` and foreign turns ``(N', D)``, cut to one size already."""
+        """Return the loss of embeddings ``(N + Q, D)`` and foreign turns ``(N', D)``, cut to one size already."""
         # Keeps every embedding in the graph where no query has evidence: DDP waits for gradients of all of them.
         anchored = 0.0 * (embeddings.sum() + foreign.sum())
         num_turns = candidates.turn_stream.shape[0] - len(foreign)
@@ -120,7 +120,7 @@ class EvidenceContrastiveLoss(StreamLoss):
         return (loss * candidates.query_weight).sum() + anchored
 
     def get_config_dict(self) -> dict[str, Any]:
-        """Give the choices for the model card."""
+        """Return the choices for the model card."""
         return {
             "temperature": self.temperature,
             "length_weight": self.length_weight,
@@ -166,7 +166,7 @@ class _Candidates(NamedTuple):
         return self._replace(turn_stream=streams, own=own, positive=positive)
 
     def others(self, *, in_batch: bool) -> Tensor:
-        """Give the negatives, ``(Q, N)``."""
+        """Return the negatives, ``(Q, N)``."""
         others = self.own & ~self.positive
         return others | (self.query_stream[:, None] != self.turn_stream) if in_batch else others
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def evidence_infonce(scores: Tensor, positive: Tensor, negative: Tensor, *, length_weight: bool = True) -> Tensor:
-    """Give each query's loss: InfoNCE of every positive against all negatives, averaged, times ``log(N + 1)``.
+    """Return each query's loss: InfoNCE of every positive against all negatives, averaged, times ``log(N + 1)``.
 
     Args:
         scores: Cosines divided by the temperature, ``(Q, C)`` for ``Q`` queries and ``C`` candidates.

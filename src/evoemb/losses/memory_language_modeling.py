@@ -50,7 +50,7 @@ class MemoryLanguageModelingLoss(StreamLoss):
         self.register_buffer("head", None if weight is None else weight.detach(), persistent=False)
 
     def compute(self, output: dict[str, Any]) -> Tensor:
-        """Give the mean loss of the streams in a batch, a scalar."""
+        """Return the mean loss of the streams in a batch, a scalar."""
         num_streams = len(output[whole.NUM_TURNS])
         anchored: Tensor = 0.0 * output[whole.EMBEDDING].float().sum()
         if whole.ANSWER_STATES not in output:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def of_other_processes(embeddings: Tensor) -> Tensor:
-    """Give the rows that the other processes hold, in the order of their ranks.
+    """Return the rows that the other processes hold, in the order of their ranks.
 
     Every process has to call it, and has to run the backward pass through what comes out, if only at weight 0: both are
     collective. A process's gradients are the sum of what all processes ask of its rows.

@@ -78,7 +78,7 @@ class StreamCollator:
         self._cut = CutTexts(self._transformer, every=False)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Give the features of a batch, names preceded by ``stream_``.
+        """Return the features of a batch, names preceded by ``stream_``.
 
         Raises:
             RowError: A row is broken; the text names it by its place in the batch.
@@ -91,7 +91,7 @@ class StreamCollator:
         return batch
 
     def features(self, examples: Sequence[StreamExample]) -> dict[str, Any]:
-        """Give the features of checked examples under the names of :mod:`evoemb.streaming.whole`."""
+        """Return the features of checked examples under the names of :mod:`evoemb.streaming.whole`."""
         chat = self._transformer.dialogue.config.memory_format == "chat"
         streams = [chat_stream(self._transformer, example) if chat else self._plain(example) for example in examples]
         input_ids, attention_mask = pad([ids for stream in streams for ids in stream.written])
@@ -185,7 +185,7 @@ def _check_template(template: str) -> None:
 
 
 def _answer_features(found: Sequence[tuple[int, AnswerTokens]]) -> dict[str, Tensor]:
-    """Give the features of the answers in a batch; none if there are none."""
+    """Return the features of the answers in a batch; none if there are none."""
     if not found:
         return {}
     ids, mask = pad([tokens.ids for _, tokens in found])

@@ -81,7 +81,7 @@ class EvoEmbeddingTrainer(SentenceTransformerTrainer):
         self._optimized: list[list[Any]] = []
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """Give the optimizer; under FSDP the model is sharded first, for the optimizer to hold the shards."""
+        """Return the optimizer; under FSDP the model is sharded first, for the optimizer to hold the shards."""
         if not self.is_fsdp_enabled:
             return super().create_optimizer(*args, **kwargs)
         shard(self.model, self.accelerator)
@@ -90,7 +90,7 @@ class EvoEmbeddingTrainer(SentenceTransformerTrainer):
         return optimizer
 
     def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
-        """Give the schedule of the learning rate."""
+        """Return the schedule of the learning rate."""
         # accelerate tells parameters apart by the address of their shard, and empty shards have none.
         for group, parameters in zip(getattr(self.optimizer, "param_groups", []), self._optimized, strict=False):
             group["params"] = parameters
@@ -120,7 +120,7 @@ class EvoEmbeddingTrainer(SentenceTransformerTrainer):
             super()._load_from_checkpoint(checkpoint_path)
 
     def get_data_collator(self, model: Any, args: Any, processing_class: Any = None) -> Any:
-        """Give the collator of streams, with the options of the arguments."""
+        """Return the collator of streams, with the options of the arguments."""
         own = isinstance(args, EvoEmbeddingTrainingArguments)
         options = (
             {name: getattr(args, name) for name in ("bptt_turns", "row_limit", "token_limit", "timestamps")}
@@ -130,7 +130,7 @@ class EvoEmbeddingTrainer(SentenceTransformerTrainer):
         return StreamCollator(model, **options)
 
     def get_default_loss(self, model: Any) -> nn.Module:
-        """Give the paper's loss, or the part of it that model and data allow."""
+        """Return the paper's loss, or the part of it that model and data allow."""
         loss: nn.Module = EvidenceContrastiveLoss(model)
         if getattr(self.data_collator, "answers", False) and _has_answers(self.train_dataset):
             try:
@@ -141,7 +141,7 @@ class EvoEmbeddingTrainer(SentenceTransformerTrainer):
         return loss
 
     def get_batch_sampler(self, dataset: Any, batch_size: int, *args: Any, **kwargs: Any) -> Any:
-        """Give the sampler under a token budget if the arguments ask for it."""
+        """Return the sampler under a token budget if the arguments ask for it."""
         budget = getattr(self.args, "max_batch_tokens", None)
         if budget is None or not hasattr(dataset, "__len__"):
             return super().get_batch_sampler(dataset, batch_size, *args, **kwargs)
