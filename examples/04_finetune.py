@@ -8,7 +8,6 @@ import random
 import sys
 
 from evoemb import EvoEmbedding
-from evoemb.defaults import base_model
 from evoemb.losses import EvidenceContrastiveLoss
 from evoemb.training import EvoEmbeddingTrainer, EvoEmbeddingTrainingArguments
 
@@ -46,7 +45,7 @@ def main() -> None:
     held_out = [make_row(chance) for _ in range(25)]
     rows = [make_row(chance) for _ in range(8 * steps)]
 
-    model = EvoEmbedding(base_model(), device="cpu")
+    model = EvoEmbedding("sentence-transformers/all-MiniLM-L6-v2", device="cpu")
     print(f"before: {recall_at_1(model, held_out):.0%} of the right turns come first (4 lines tell of each thing)")
     trainer = EvoEmbeddingTrainer(
         model=model,

@@ -1,7 +1,6 @@
 """Train on data of your own: bring each conversation to a row, and the trainer checks and takes the rows."""
 
 from evoemb import EvoEmbedding
-from evoemb.defaults import base_model
 from evoemb.training import EvoEmbeddingTrainer, EvoEmbeddingTrainingArguments
 
 # What you have: tickets whose messages have names, and questions with the messages that answer them.
@@ -22,7 +21,7 @@ for ticket in TICKETS:
     evidence = [[order.index(name) for name in names] for names in ticket["asked"].values()]
     rows.append({"turns": list(ticket["messages"].values()), "query": list(ticket["asked"]), "evidence": evidence})
 
-model = EvoEmbedding(base_model(), device="cpu")
+model = EvoEmbedding("sentence-transformers/all-MiniLM-L6-v2", device="cpu")
 args = EvoEmbeddingTrainingArguments("own_model", max_steps=5, learning_rate=1e-3, report_to="none", save_strategy="no")
 EvoEmbeddingTrainer(model, args, train_dataset=rows).train()
 model.save_pretrained("own_model/final")

@@ -26,7 +26,7 @@ ROWS: dict[int, tuple[str, ...]] = {
     3: ("cuts", "stack", "state", "streaming.*"),
     2: ("modules.*", "persistence"),
     1: ("defaults", "dialogue_format", "prompts", "ranking.*", "segments", "stream_memory", "turns"),
-    0: ("_errors", "_shapes"),
+    0: ("_errors", "_lazy", "_shapes"),
 }
 SENTENCE_TRANSFORMERS_FROM_ROW = 2  # rows below know torch at most
 

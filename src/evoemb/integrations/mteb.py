@@ -17,6 +17,8 @@ from evoemb.model import EvoEmbedding
 if TYPE_CHECKING:
     from mteb.models.model_meta import ModelMeta
 
+__all__ = ["EvoSearch"]
+
 
 class EvoSearch:
     """Ranks documents as turns of a stream, replayed in the order of the corpus or of each query's candidates.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from evoemb._lazy import lazy_names
 
 if TYPE_CHECKING:
     from evoemb.training.arguments import EvoEmbeddingTrainingArguments, paper_arguments
@@ -37,24 +38,24 @@ __all__ = [
     "train",
 ]
 
-# Names are imported when first used: checking data needs neither torch nor the trainer.
-_HOMES = {
-    "arguments": ("EvoEmbeddingTrainingArguments", "paper_arguments"),
-    "collator": ("StreamCollator",),
-    "columns": ("Question", "RowError", "StreamExample", "parse_row"),
-    "config": ("TrainingConfig", "train"),
-    "converters": ("chat_log_rows", "document_rows"),
-    "datasets": ("load_rows", "stream_dataset"),
-    "sampler": ("TokenBudgetBatchSampler",),
-    "summary": ("DataSummary",),
-    "trainable": ("set_trainable",),
-    "trainer": ("EvoEmbeddingTrainer",),
-}
-_HOME_OF = {name: f"evoemb.training.{module}" for module, names in _HOMES.items() for name in names}
+# Checking data needs neither torch nor the trainer.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "arguments": ("EvoEmbeddingTrainingArguments", "paper_arguments"),
+        "collator": ("StreamCollator",),
+        "columns": ("Question", "RowError", "StreamExample", "parse_row"),
+        "config": ("TrainingConfig", "train"),
+        "converters": ("chat_log_rows", "document_rows"),
+        "datasets": ("load_rows", "stream_dataset"),
+        "sampler": ("TokenBudgetBatchSampler",),
+        "summary": ("DataSummary",),
+        "trainable": ("set_trainable",),
+        "trainer": ("EvoEmbeddingTrainer",),
+    },
+)
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name from the module it lives in."""
-    if name in _HOME_OF:
-        return getattr(import_module(_HOME_OF[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)
