@@ -18,7 +18,6 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
 
-
 def classes_of_others() -> set[str]:
     """Names of the classes that public classes inherit from and evoemb did not write."""
     page = (Path(__file__).parent / "reference" / "index.md").read_text(encoding="utf-8")

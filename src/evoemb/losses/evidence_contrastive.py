@@ -20,7 +20,7 @@ from evoemb.streaming import whole
 class EvidenceContrastiveLoss(StreamLoss):
     """Pull a query to every turn that answers it, and away from the other turns it could have meant.
 
-    For a query with ``P`` evidence turns and ``N`` negatives: ``log(N + 1) / P`` times the sum over its evidence turns
+    For every query: ``log(negatives + 1) / evidence turns`` times the sum over its evidence turns
     of InfoNCE (that turn against the negatives) on cosines divided by ``temperature``. Candidates are the turns read
     before the query was asked. Queries without evidence add nothing; a stream's queries are averaged, and so are the
     streams of a batch, so that a batch of B streams equals B accumulated batches of one.
@@ -28,8 +28,8 @@ class EvidenceContrastiveLoss(StreamLoss):
     Args:
         model: An :class:`evoemb.EvoEmbedding`.
         temperature: Divides the cosines.
-        length_weight: Whether the factor ``log(N + 1)`` is applied.
-        in_batch_negatives: Whether all turns of the other streams in the batch are negatives too (they count in ``N``).
+        length_weight: Whether the factor ``log(negatives + 1)`` is applied.
+        in_batch_negatives: Whether all turns of the other streams in the batch are negatives too.
         gather_across_devices: Whether those of the other processes' batches are negatives as well, so that several
             processes give the loss and gradients of one with all their streams. Needs ``in_batch_negatives``.
         false_negative_threshold: Turns whose cosine with an evidence turn is at least this are left out of the

@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 def evidence_infonce(scores: Tensor, positive: Tensor, negative: Tensor, *, length_weight: bool = True) -> Tensor:
-    """Return each query's loss: InfoNCE of every positive against all negatives, averaged, times ``log(N + 1)``.
+    """Return each query's loss: InfoNCE of every positive against all negatives, averaged and weighed.
 
     Args:
-        scores: Cosines divided by the temperature, ``(Q, C)`` for ``Q`` queries and ``C`` candidates.
-        positive: True at evidence, ``(Q, C)``.
-        negative: True at the ``N`` candidates to keep away from, ``(Q, C)``; those in neither mask are left out.
-        length_weight: Whether the factor ``log(N + 1)`` is applied.
+        scores: Cosines divided by the temperature, ``(Q, N)`` for the candidates of a batch.
+        positive: True at evidence, ``(Q, N)``.
+        negative: True at the candidates to keep away from, ``(Q, N)``; those in neither mask are left out.
+        length_weight: Whether it is multiplied by ``log(negatives + 1)``.
 
     Returns:
         ``(Q,)``; 0 for queries without positives or without negatives.

@@ -57,12 +57,12 @@ class MemoryLanguageModelingLoss(StreamLoss):
             return anchored
         states, targets, row = (output[name] for name in (whole.ANSWER_STATES, whole.ANSWER_TARGETS, whole.ANSWER_ROW))
         weight = self._own_head.weight().detach() if self.head is None else self.head
-        logits = states @ weight.to(states.dtype).T  # (L, V)
+        logits = states @ weight.to(states.dtype).T  # (labels, V)
         each = F.cross_entropy(logits.float(), targets, reduction="none")
         answer_query = output[whole.ANSWER_QUERY].to(each.device)
         streams = torch.arange(num_streams, device=each.device)
         query_stream = streams.repeat_interleave(output[whole.NUM_QUERIES].to(each.device))
-        answer_stream = query_stream[answer_query]  # (A,)
+        answer_stream = query_stream[answer_query]  # (answers,)
         tokens = torch.bincount(row, minlength=len(answer_stream)).clamp(min=1)
         answers = torch.bincount(answer_stream, minlength=num_streams).clamp(min=1)
         share: Tensor = 1.0 / (tokens[row] * answers[answer_stream[row]] * num_streams)

@@ -168,7 +168,7 @@ class _Job:
 
 
 class _WrittenSegment(NamedTuple):
-    """Latents of a segment's new turns ``(J * K, S)`` and, if it stays open, what continues it."""
+    """Latents of a segment's new turns ``(turns * K, S)`` and, if it stays open, what continues it."""
 
     latents: Tensor
     past: KeyValues | None
@@ -195,7 +195,7 @@ def _write(stack: Stack, every: Sequence[_Job], batch: Sequence[int]) -> list[_W
 
 
 class _Pushed(NamedTuple):
-    """A memory after a segment, its latents before any left ``(L, S)``, and where they are kept once they were run."""
+    """A memory after a segment, its latents before any left ``(latents, S)``, and where they are kept once run."""
 
     memory: StreamMemory
     latents: Tensor
@@ -220,7 +220,7 @@ def _push(stack: Stack, job: _Job, written: _WrittenSegment) -> _Pushed:
 
 
 def _rows(queue: LatentMemoryQueue, stream: int, job: _Job, latents: Tensor, live: LiveCache | None) -> list[_Waiting]:
-    """Give a row for each new turn of a segment, with the window of the segment's latents ``(L, S)`` that it sees.
+    """Return a row for each new turn of a segment with the window that it sees of the segment's latents ``(latents, S)``.
 
     A window holds the newest latents the queue has room for.
     """

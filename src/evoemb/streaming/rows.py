@@ -44,7 +44,7 @@ class Row(NamedTuple):
 
     Args:
         ids: Token ids.
-        memory: Latents, already projected for reading, ``(L, S)``, newest last. Rows that see the same memory, or
+        memory: Latents, already projected for reading, ``(M, S)``, newest last. Rows that see the same memory, or
             beginnings of it, share this tensor.
         seen: How many latents of ``memory`` the text sees, from the oldest on.
         live: Where to keep the memory once it has been run, and where it may lie already.

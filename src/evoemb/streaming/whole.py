@@ -44,7 +44,7 @@ TOKEN_LIMIT = "token_limit"  # int: rows times the longest row of one such forwa
 # What a batch leaves beside the layout above.
 EMBEDDING = "sentence_embedding"  # (N + Q, D): turns stream by stream, then queries
 ANSWER_STATES = "answer_states"  # (L, H) hidden states that predict the L labelled tokens
-ANSWER_TARGETS = "answer_targets"  # (L,)
+ANSWER_TARGETS = "answer_targets"  # (labels,)
 ANSWER_ROW = "answer_row"  # (L,) which answer a labelled token belongs to
 
 LAYOUT = (NUM_TURNS, NUM_QUERIES, ASKED_AT, EVIDENCE, ANSWER_QUERY)

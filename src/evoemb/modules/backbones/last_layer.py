@@ -19,7 +19,7 @@ KNOWN_ATTENTION = ("LlamaAttention", "Qwen2Attention", "Qwen3Attention", "Qwen3_
 
 
 class _Wanted:
-    """Places ``(N, S)`` whose states one forward shall give, and whether its last layer ran for them alone."""
+    """Places ``(N, places)`` whose states one forward shall give, and whether its last layer ran for them alone."""
 
     def __init__(self, places: Tensor) -> None:
         self.places = places
@@ -45,12 +45,12 @@ def states_at(backbone: PreTrainedModel, places: Tensor, **inputs: Any) -> Tenso
     """Run a backbone and give its last states at some tokens of each row.
 
     Args:
-        places: Where they stand in the call's rows of ``L`` tokens, ``(N, S)``; a place may be named twice.
+        places: Where they stand in the call's rows of ``L`` tokens, ``(N, places)``; a place may be named twice.
         **inputs: What the backbone's forward takes.
 
     Returns:
-        ``(N, S, H)``: up to rounding the states that the whole forward has there. In training, and where the last layer
-        is of no known kind, the whole forward is what runs.
+        ``(N, places, H)``: up to rounding the states that the whole forward has there. In training, and where the last
+        layer is of no known kind, the whole forward is what runs.
     """
     wanted = _Wanted(places) if _can_leave_out(backbone) else None
     token = _WANTED.set(wanted)
@@ -84,7 +84,7 @@ def _leave_out(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tup
     if wanted is None or wanted.taken or len(args) != 1:
         return None
     wanted.taken = True
-    places, hidden, attention = wanted.places, args[0], layer.self_attn  # (N, S), (N, L, H)
+    places, hidden, attention = wanted.places, args[0], layer.self_attn  # (N, places), (N, L, H)
     rotary = [part.expand(hidden.shape[0], -1, -1) for part in kwargs["position_embeddings"]]
     key, value = _keys_and_values(attention, layer.input_layernorm(hidden), *rotary)
     if (past := kwargs.get("past_key_values")) is not None:
@@ -114,7 +114,7 @@ def _keys_and_values(attention: Any, hidden: Tensor, cosine: Tensor, sine: Tenso
 
 
 def _mask_at(mask: Tensor | None, places: Tensor, hidden: Tensor, keys: int) -> Tensor:
-    """Cut the wanted tokens' rows ``(N, 1, S, P + L)`` out of a mask; without one, every token sees those before it."""
+    """Cut the wanted tokens' rows ``(N, 1, places, P + L)`` out of a mask; without one, each sees those before it."""
     if mask is not None:
         mask = mask.expand(places.shape[0], -1, -1, -1)
         return mask.gather(2, places[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))

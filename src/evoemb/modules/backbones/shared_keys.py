@@ -70,7 +70,7 @@ def _attend(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attend from ``(N, heads, T, d)`` to ``(N, key heads, S, d)``, as transformers' function of the same arguments."""
+    """Attend from ``(N, heads, T, d)`` to ``(N, key heads, keys, d)``, as transformers' function does."""
     # It shares without a mask and for a single token itself; elsewhere than on a CPU kernels are chosen by other rules.
     if attention_mask is None or query.shape[2] == 1 or query.device.type != "cpu" or dropout:
         return sdpa_attention_forward(

@@ -331,7 +331,7 @@ class AttentionReader(nn.Module):
         return latents[..., index * size : (index + 1) * size]
 
     def _queue(self, index: int, latents: Tensor, width: int) -> Queue | None:
-        """Project latents ``(B, L, H)`` of one memory layer, under the retriever adapter, for windows of ``width``.
+        """Project latents ``(B, latents, H)`` of a memory layer under the retriever adapter, for windows of ``width``.
 
         A slot's age is counted in turns, 1 for the turn just before. What it adds is linear between powers of two.
         """
@@ -344,7 +344,7 @@ class AttentionReader(nn.Module):
         age = torch.div(behind + num_latents - 1, num_latents, rounding_mode="floor")
         knot = torch.log2(age.to(self.age_bias.dtype)).clamp(max=self.num_ages - 1)
         knots = torch.arange(self.num_ages, device=age.device)
-        weight = (1 - (knot[:, None] - knots).abs()).clamp(min=0).to(self.age_bias.dtype)  # (W, ages)
+        weight = (1 - (knot[:, None] - knots).abs()).clamp(min=0).to(self.age_bias.dtype)  # (W, A)
         return Queue(key, value, self.age_bias[index], self.age_key[index], weight)
 
     def _first_queries(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:

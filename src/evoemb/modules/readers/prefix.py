@@ -69,7 +69,7 @@ class SegmentRow(NamedTuple):
 
 
 class Written(NamedTuple):
-    """States at the memory queries ``(J * K, H)``, oldest turn first, and what a later turn continues, if asked for."""
+    """States at the memory queries ``(turns * K, H)``, oldest turn first, and what later turns continue, if wanted."""
 
     states: Tensor
     past: KeyValues | None
@@ -305,7 +305,7 @@ class PrefixReader(nn.Module):
         )
 
     def _states(self, places: Tensor | None, **inputs: object) -> Tensor:
-        """Run the backbone and give its last states, all ``(N, L, H)`` or those at ``places`` ``(N, S, H)``."""
+        """Run the backbone and give its last states, all ``(N, L, H)`` or those at ``places`` ``(N, places, H)``."""
         if places is not None:
             return states_at(self.backbone, places, use_cache=False, **inputs)
         hidden: Tensor = self.backbone(use_cache=False, **inputs).last_hidden_state

@@ -22,8 +22,8 @@ class MemoryAttention(NamedTuple):
         of_latents: Whether the query tokens looked, whose states become the turn's latents, and not the text's tokens.
         token_ids: The rows' texts. A text and how many turns it saw tell which row it was, unless both came twice.
         turns: How many turns of the memory each row saw.
-        weights: ``(n, heads, A)``, mean over a row's tokens: the share that each turn has of the attention paid to the
-            memory, the newest turn last; a row's weights add up to 1 over the turns it saw.
+        weights: ``(n, heads, turns)``, mean over a row's tokens: the share that each turn has of the attention paid to
+            the memory, the newest turn last; a row's weights add up to 1 over the turns it saw.
     """
 
     layer: int
@@ -84,7 +84,7 @@ def attention_by_age(query: Tensor, key: Tensor, added: Tensor, valid: Tensor, n
         num_latents: Slots of a turn; of the oldest turn there may be fewer.
 
     Returns:
-        ``(n, heads, T, A)`` for ``A`` turns; zero for rows that see nothing.
+        ``(n, heads, T, turns)``; zero for rows that see nothing.
     """
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + added
     holds = valid[:, None, None, :]

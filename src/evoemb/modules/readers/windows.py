@@ -19,9 +19,9 @@ _DEVICE_BYTES = 256 << 20
 class Queue(NamedTuple):
     """The queue in one layer, as tensors that gradients go through.
 
-    Keys and values of whole streams, or of one that all rows see, ``(B or 1, heads, L, d)``. What a latent's age adds
-    to a score lies between that of a few ages: for those a bias of each head ``(heads, A)`` and what is added to keys
-    ``(heads, A, d)``, and how much of each goes to the slots of a window, ``(W, A)``.
+    Keys and values of whole streams, or of one that all rows see, ``(B or 1, heads, latents, d)``. What a latent's age
+    adds to a score lies between that of a few ages: for those a bias of each head ``(heads, A)`` and what is added to
+    keys ``(heads, A, d)``, and how much of each goes to the slots of a window, ``(W, A)``.
     """
 
     key: Tensor
@@ -79,8 +79,8 @@ def attend(
 
     Args:
         queries: Of ``n`` rows, ``(n, heads, T, d)``.
-        keys: Of their own tokens, ``(n, heads, S, d)``.
-        mask: Which of those they see, ``(n, 1, T, S)``.
+        keys: Of their own tokens, ``(n, heads, T, d)``.
+        mask: Which of those they see, ``(n, 1, T, T)``.
         queue: None without a memory.
         window: What the rows see of the queue.
         dropout: Of the attention's weights.
@@ -131,10 +131,10 @@ def _added(by_age: Tensor, allowed: Tensor) -> Tensor:
 
     Args:
         by_age: ``(n, heads, T, W)``.
-        allowed: For all heads alike, of memory and own tokens, ``(n, 1, T, W + S)``.
+        allowed: For all heads alike, of memory and own tokens, ``(n, 1, T, W + T)``.
 
     Returns:
-        ``(n, heads, T, W + S)``.
+        ``(n, heads, T, W + T)``.
     """
     # Filled in once for all heads: with a mask that is spread over them, filling takes several times as long as adding.
     hides = by_age.new_zeros(allowed.shape).masked_fill_(~allowed, torch.finfo(by_age.dtype).min)
