@@ -252,3 +252,8 @@ def test_a_peft_adapter_that_a_saved_model_would_lose_is_refused(base_folder, tm
     model[0].model.add_adapter(config)
     with pytest.raises(InputError, match="carries a peft adapter, which this folder would not hold"):
         model.save_pretrained(str(tmp_path))
+
+
+def test_choices_of_released_checkpoints_are_refused_by_other_models(base_folder):
+    with pytest.raises(InputError, match="upstream_kwargs names token_ids, which released checkpoints take"):
+        EvoEmbedding(str(base_folder("bert")), device="cpu", upstream_kwargs={"token_ids": {"user": 1}})

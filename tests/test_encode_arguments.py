@@ -206,6 +206,12 @@ def test_an_unknown_precision_is_refused_before_anything_is_read(models, stream,
         model.encode(stream, stateful=True, precision=precision)
 
 
+def test_a_way_of_reading_is_refused_where_nothing_is_read(models, stream):
+    model = models("bert", "attention")
+    with pytest.raises(InputError, match="memory='final' says what turns read with stateful=True see"):
+        model.encode(stream, state=model.new_state(), memory="final")
+
+
 def test_a_chunk_size_is_refused_with_a_memory(models, stream):
     with pytest.raises(InputError, match="Leave pool and chunk_size out"):
         models("bert", "attention").encode(stream, stateful=True, chunk_size=2)

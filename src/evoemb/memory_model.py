@@ -76,6 +76,12 @@ class MemoryModel(SentenceTransformer):
                     f"is {meant!r}, or no name at all."
                 ) from error
             raise
+        named_for_upstream = [name for name, value in (upstream_kwargs or {}).items() if value is not None]
+        if named_for_upstream and self.key_report is None:
+            raise InputError(
+                f"upstream_kwargs names {', '.join(named_for_upstream)}, which released checkpoints take, and "
+                f"{self._source or 'a stack of modules'} is none. Leave upstream_kwargs out."
+            )
         check_stack(list(self))
 
     def forward(self, input: dict[str, Any], **kwargs: Any) -> dict[str, Any]:  # noqa: A002 - the parent names it so

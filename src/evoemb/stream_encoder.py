@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evoemb._errors import InputError
 from evoemb.encoding import (
     EncodeArguments,
     EncodeOptions,
@@ -179,8 +180,8 @@ class StreamEncoder(MemoryModel):
             ``convert_to_tensor`` and ``convert_to_numpy`` say.
 
         Raises:
-            InputError: A stream is empty or malformed, a turn is too long and ``truncate`` is False, ``memory`` is
-                unknown, or an argument does not work with a memory.
+            InputError: A stream is empty or malformed, a turn is too long and ``truncate`` is False, or an argument is
+                unknown or does not work with a memory.
             InputTypeError: The input is no text, stream or list of streams.
             StateError: The state belongs to another model or packing, or holds another number of streams.
         """
@@ -203,6 +204,11 @@ class StreamEncoder(MemoryModel):
             refuse_without_memory(memory, max_batch_tokens, truncate=truncate)
             plain: Any = super().encode  # typed with one overload a combination of arguments
             return plain(inputs, **asked, **kwargs)
+        if not stateful and memory != "causal":
+            raise InputError(
+                f"memory={memory!r} says what turns read with stateful=True see. Texts on a state see all of it: leave "
+                "memory out, or pass stateful=True."
+            )
         own = {"memory": memory, "max_batch_tokens": max_batch_tokens, "truncate": truncate}
         options = EncodeOptions.of({**asked, **own}, kwargs, prompt=self._resolve_prompt(prompt, prompt_name))
         if truncate_dim is None:

@@ -220,7 +220,7 @@ def _push(stack: Stack, job: _Job, written: _WrittenSegment) -> _Pushed:
 
 
 def _rows(queue: LatentMemoryQueue, stream: int, job: _Job, latents: Tensor, live: LiveCache | None) -> list[_Waiting]:
-    """Return a row for each new turn of a segment with the window that it sees of the segment's latents ``(latents, S)``.
+    """Return a row for each new turn of a segment with what it sees of the segment's latents ``(latents, S)``.
 
     A window holds the newest latents the queue has room for.
     """
