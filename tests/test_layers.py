@@ -16,8 +16,8 @@ ROWS: dict[int, tuple[str, ...]] = {
     13: ("cli.*",),
     12: ("integrations.*",),
     11: ("__init__",),
-    10: ("convert", "training.*"),
-    9: ("evaluation.*", "loading", "losses.*", "reranker"),
+    10: ("training.*",),
+    9: ("evaluation.*", "losses.*", "released", "reranker"),
     8: ("model",),
     7: ("chat_model",),
     6: ("stream_encoder",),
@@ -25,7 +25,7 @@ ROWS: dict[int, tuple[str, ...]] = {
     4: ("chat.*", "encoding", "model_card", "saved_memory", "upstream.*"),
     3: ("cuts", "stack", "state", "streaming.*"),
     2: ("modules.*", "persistence"),
-    1: ("defaults", "dialogue_format", "prompts", "ranking.*", "segments", "stream_memory", "turns"),
+    1: ("defaults", "prompts", "ranking.*", "segments", "stream_memory", "turns"),
     0: ("_errors", "_lazy", "_shapes"),
 }
 SENTENCE_TRANSFORMERS_FROM_ROW = 2  # rows below know torch at most

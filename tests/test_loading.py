@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evoemb import CheckpointError, EvoEmbedding, InputError, load_upstream
-from evoemb.convert import convert
+from evoemb.released import convert
 
 DATA = Path(__file__).parent / "parity" / "data"
 IDS = {"end_of_text": 678, "im_end": 680, "user": 272}

@@ -28,7 +28,7 @@ def test_a_new_state_is_empty(model):
     assert state.latents[0].shape == (0, model.state_spec.latent_size)
 
 
-@pytest.mark.parametrize("batch_size", [0, -1])
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5, True])
 def test_a_state_holds_at_least_one_stream(model, batch_size):
     with pytest.raises(ValueError, match=rf"batch_size={batch_size} was given. A state holds at least one stream"):
         model.new_state(batch_size)

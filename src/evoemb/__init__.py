@@ -14,8 +14,8 @@ from evoemb._errors import (
 from evoemb._lazy import lazy_names as _lazy_names
 
 if TYPE_CHECKING:
-    from evoemb.loading import load_upstream
     from evoemb.model import EvoEmbedding
+    from evoemb.released import load_upstream
     from evoemb.reranker import EvoReranker
     from evoemb.state import MemoryState
 
@@ -39,8 +39,8 @@ __version__ = _version("evoemb")
 __getattr__ = _lazy_names(
     __name__,
     {
-        "loading": ("load_upstream",),
         "model": ("EvoEmbedding",),
+        "released": ("load_upstream",),
         "reranker": ("EvoReranker",),
         "state": ("MemoryState",),
     },

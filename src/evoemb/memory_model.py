@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -96,13 +97,14 @@ class MemoryModel(SentenceTransformer):
         """Return an empty memory for ``batch_size`` streams.
 
         Raises:
-            InputError: ``batch_size`` is less than 1.
+            InputError: ``batch_size`` is no whole number of 1 or more.
         """
-        if batch_size < 1:
-            raise InputError(f"batch_size={batch_size} was given. A state holds at least one stream.")
+        given: object = batch_size  # whatever its type says
+        if isinstance(given, bool) or not isinstance(given, Integral) or given < 1:
+            raise InputError(f"batch_size={batch_size!r} was given. A state holds at least one stream: use 1 or more.")
         latent_size = self._transformer.reader.latent_size
         empty = StreamMemory.empty(latent_size, dtype=self.dtype or torch.float32, device=self.device)
-        return MemoryState(self.state_spec, [empty] * batch_size)
+        return MemoryState(self.state_spec, [empty] * int(batch_size))
 
     @property
     def state_spec(self) -> StateSpec:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from evoemb.dialogue_format import split_chat
 from evoemb.losses import CombinedLoss, EvidenceContrastiveLoss, MemoryLanguageModelingLoss
 from evoemb.modules.adapters import lora_layers
+from evoemb.modules.dialogue_format import split_chat
 from evoemb.streaming import whole
 from evoemb.training.collator import StreamCollator, pad
 from evoemb.upstream.keys import target_of

@@ -12,7 +12,7 @@ from evoemb import EvoReranker
 from evoemb.chat.answers import generate_ids
 from evoemb.chat.ids import DialogueIds, candidate_ids, chat_ids, dialogue_ids
 from evoemb.chat.recurrence import embed_dialogue
-from evoemb.dialogue_format import split_points
+from evoemb.modules.dialogue_format import split_points
 from evoemb.streaming.rows import Limits
 from parity.cases import TOLERANCE
 

@@ -49,3 +49,14 @@ def test_training_arguments_that_streams_do_not_use_are_refused(encoder, tmp_pat
     args = EvoEmbeddingTrainingArguments(str(tmp_path), use_cpu=True, report_to="none", **{name: value})
     with pytest.raises(InputError, match=rf"{name} of the training arguments has no effect on streams. Set model.prom"):
         EvoEmbeddingTrainer(encoder, args, rows(2))
+
+
+def test_an_argument_that_a_collator_or_sampler_of_ones_own_overrules_is_refused(encoder, tmp_path):
+    def arguments(**given):
+        return EvoEmbeddingTrainingArguments(str(tmp_path), use_cpu=True, report_to="none", **given)
+
+    with pytest.raises(InputError, match="bptt_turns=2 of the training arguments has no effect beside data_collator"):
+        EvoEmbeddingTrainer(encoder, arguments(bptt_turns=2), rows(2), data_collator=StreamCollator(encoder))
+    EvoEmbeddingTrainer(encoder, arguments(bptt_turns=2), rows(2), data_collator=StreamCollator(encoder, bptt_turns=2))
+    with pytest.raises(InputError, match=r"batch_sampler=.*no_duplicates.* was given with max_batch_tokens=64"):
+        EvoEmbeddingTrainer(encoder, arguments(batch_sampler="no_duplicates", max_batch_tokens=64), rows(2))

@@ -8,7 +8,7 @@ from typing import Any
 
 from evoemb._errors import InputError
 from evoemb.cuts import CutTexts
-from evoemb.dialogue_format import DialogueConfig, split_chat
+from evoemb.modules.dialogue_format import DialogueConfig, split_chat
 from evoemb.modules.stateful_transformer import StatefulTransformer
 from evoemb.modules.tokenizing import token_ids
 from evoemb.streaming.rows import TokenIds

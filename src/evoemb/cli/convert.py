@@ -40,7 +40,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> None:
     """Convert, then print the report."""
     session.quieten(args)
-    from evoemb.convert import convert
+    from evoemb.released import convert
 
     report = convert(
         args.source,

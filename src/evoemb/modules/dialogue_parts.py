@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from evoemb._errors import CheckpointError, EvoembError
-from evoemb.dialogue_format import DialogueConfig
 from evoemb.modules.backbones.lookup import is_causal
+from evoemb.modules.dialogue_format import DialogueConfig
 from evoemb.modules.language_head import HEAD_FILE, HEAD_NAME, LanguageHead, head_reader
 from evoemb.modules.native import NativeEmbedder, NativeReference
 from evoemb.modules.tensor_files import Source

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from evoemb._errors import InputError
 from evoemb.chat.ids import chat_ids
-from evoemb.dialogue_format import split_chat
+from evoemb.modules.dialogue_format import split_chat
 from evoemb.modules.tokenizing import token_ids
 from evoemb.training.answers import AnswerTokens, answer_of_segment
 from evoemb.training.columns import StreamExample

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import fields
 from typing import Any
 
 from sentence_transformers.sentence_transformer.trainer import SentenceTransformerTrainer
-from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
+from sentence_transformers.sentence_transformer.training_args import (
+    BatchSamplers,
+    SentenceTransformerTrainingArguments,
+)
 from torch import nn
 
 from evoemb._errors import CheckpointError, InputError, InputTypeError
@@ -60,12 +64,7 @@ class EvoEmbeddingTrainer(SentenceTransformerTrainer):
                 f"{args.n_gpu} GPUs are visible to one process, and DataParallel would cut streams apart. Start one "
                 "process a GPU with `torchrun --nproc-per-node N`, or set CUDA_VISIBLE_DEVICES to one."
             )
-        if ignored := [name for name in ("prompts", "router_mapping") if getattr(args, name, None)]:
-            raise InputError(
-                f"{' and '.join(ignored)} of the training arguments has no effect on streams. Set model.prompts to "
-                '{"query": ..., "document": ...}: training puts them before queries and turns, as encode_query and '
-                "encode_document do."
-            )
+        _refuse_ignored(args, kwargs.get("data_collator"))
         bad_rows = getattr(args, "bad_rows", "raise")
         if train_dataset is not None:
             train_dataset = stream_dataset(train_dataset, bad_rows=bad_rows)
@@ -121,13 +120,7 @@ class EvoEmbeddingTrainer(SentenceTransformerTrainer):
 
     def get_data_collator(self, model: Any, args: Any, processing_class: Any = None) -> Any:
         """Return the collator of streams, with the options of the arguments."""
-        own = isinstance(args, EvoEmbeddingTrainingArguments)
-        options = (
-            {name: getattr(args, name) for name in ("bptt_turns", "row_limit", "token_limit", "timestamps")}
-            if own
-            else {}
-        )
-        return StreamCollator(model, **options)
+        return StreamCollator(model, **_collator_options(args))
 
     def get_default_loss(self, model: Any) -> nn.Module:
         """Return the paper's loss, or the part of it that model and data allow."""
@@ -149,6 +142,40 @@ class EvoEmbeddingTrainer(SentenceTransformerTrainer):
         lengths = [collator.count_tokens(parse_row(row, index)) for index, row in enumerate(dataset)]
         seed = kwargs.get("seed") or 0
         return TokenBudgetBatchSampler(dataset, batch_size, lengths=lengths, max_tokens=budget, seed=seed)
+
+
+def _collator_options(args: Any) -> dict[str, Any]:
+    """Return what our arguments say of the collator; nothing for stock ones."""
+    names = ("bptt_turns", "row_limit", "token_limit", "timestamps")
+    return {name: getattr(args, name) for name in names} if isinstance(args, EvoEmbeddingTrainingArguments) else {}
+
+
+def _refuse_ignored(args: Any, collator: Any) -> None:
+    """Refuse training arguments that would change nothing.
+
+    Raises:
+        InputError: An argument is not for streams, or another one decides in its place.
+    """
+    if ignored := [name for name in ("prompts", "router_mapping") if getattr(args, name, None)]:
+        raise InputError(
+            f"{' and '.join(ignored)} of the training arguments has no effect on streams. Set model.prompts to "
+            '{"query": ..., "document": ...}: training puts them before queries and turns, as encode_query and '
+            "encode_document do."
+        )
+    if collator is not None:
+        defaults = {field.name: field.default for field in fields(EvoEmbeddingTrainingArguments)}
+        for name, value in _collator_options(args).items():
+            if value not in (defaults[name], getattr(collator, name, None)):
+                raise InputError(
+                    f"{name}={value!r} of the training arguments has no effect beside data_collator, which has options "
+                    f"of its own. Pass StreamCollator(model, {name}={value!r}), or leave data_collator out."
+                )
+    budget, sampler = getattr(args, "max_batch_tokens", None), args.batch_sampler
+    if budget is not None and sampler != BatchSamplers.BATCH_SAMPLER:
+        raise InputError(
+            f"batch_sampler={sampler!r} was given with max_batch_tokens={budget}, which batches streams by length. "
+            "Leave one of them out."
+        )
 
 
 def _read_whole_rows(args: Any, dataset: Any) -> None:

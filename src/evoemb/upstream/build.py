@@ -16,8 +16,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from evoemb._errors import CheckpointError, InputError
-from evoemb.dialogue_format import UPSTREAM_PREFIX, DialogueConfig, TokenIds
 from evoemb.modules.config import MemoryConfig
+from evoemb.modules.dialogue_format import UPSTREAM_PREFIX, DialogueConfig, TokenIds
 from evoemb.modules.dialogue_parts import DialogueParts
 from evoemb.modules.empty_weights import EmptyWeights
 from evoemb.modules.native import NativeReference

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evoemb import InputError
-from evoemb.dialogue_format import DialogueConfig, TokenIds, split_chat, split_points
+from evoemb.modules.dialogue_format import DialogueConfig, TokenIds, split_chat, split_points
 
 START, END, USER, SYSTEM, ASSISTANT, NEWLINE = 1, 2, 3, 4, 5, 6
 CUT = {"im_end": END, "user": USER}
