@@ -22,7 +22,7 @@ ROWS: dict[int, tuple[str, ...]] = {
     7: ("chat_model",),
     6: ("stream_encoder",),
     5: ("memory_model", "pairs"),
-    4: ("chat.*", "encoding", "model_card", "saved_memory", "upstream.*"),
+    4: ("chat.*", "encoding", "model_card", "saved_memory", "timeline", "upstream.*"),
     3: ("cuts", "stack", "state", "streaming.*"),
     2: ("modules.*", "persistence"),
     1: ("defaults", "prompts", "ranking.*", "segments", "stream_memory", "turns"),

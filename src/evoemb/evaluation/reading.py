@@ -14,6 +14,7 @@ from evoemb.evaluation.schema import EvalStream
 from evoemb.evaluation.systems import Vectors
 from evoemb.model import EvoEmbedding
 from evoemb.state import MemoryState
+from evoemb.timeline import Moment, read_moments
 
 Transform = Callable[[MemoryState], MemoryState]
 
@@ -79,59 +80,51 @@ class StreamReader:
         found = [StreamVectors() for _ in streams]
         texts = [stream.texts for stream in streams]
         stops = [self._stops(stream) for stream in streams]
-        states = [self.model.new_state() for _ in streams]
-        at = [0] * len(streams)
-        for step in range(max(len(one) for one in stops)):
-            active = [index for index, one in enumerate(stops) if step < len(one)]
-            pieces = {index: texts[index][at[index] : stops[index][step]] for index in active}
-            self._read_piece(found, states, pieces, at)
-            for index in active:
-                at[index] = stops[index][step]
-            asking = {index: at[index] for index in active}
-            self._ask(found, streams, {index: states[index] for index in active}, asking)
+        remember = {"off": 0, "frozen": self.control.frozen_after}.get(self.control.kind)
+        for reached in read_moments(self.model, texts, stops, remember=remember, **self._options):
+            for index, moment in reached.items():
+                found[index].turns += list(moment.vectors)
+            self._ask(found, streams, reached, {index: moment.state for index, moment in reached.items()})
         return found
 
     def _stops(self, stream: EvalStream) -> list[int]:
-        """Where reading pauses: at questions, where the memory freezes, and where a causal reading ends.
+        """Where reading pauses: at questions, or at the end if there are none.
 
         Turns after the last question are never looked at.
         """
-        stops = {query.asked_at for query in stream.scored} or {len(stream.turns)}
-        freeze = self.control.frozen_after
-        return sorted(stops | ({freeze} if self.control.kind == "frozen" and freeze < max(stops) else set()))
+        return sorted({query.asked_at for query in stream.scored} or {len(stream.turns)})
 
-    def _read_piece(
-        self, found: list[StreamVectors], states: list[MemoryState], pieces: dict[int, list[str]], at: Sequence[int]
-    ) -> None:
-        """Encode the next turns of some streams; those whose memory still moves advance it."""
-        moving = [index for index in pieces if self._moves(at[index])]
-        still = [index for index in pieces if index not in moving]
-        for chosen, stateful in ((moving, True), (still, False)):
-            if not chosen or (not stateful and self.memory == "final"):
-                continue
-            joined = MemoryState.stack([states[index] for index in chosen])
-            turns = [pieces[index] for index in chosen]
-            vectors = self.model.encode_document(turns, stateful=stateful, state=joined, **self._options)
-            for place, index in enumerate(chosen):
-                found[index].turns += list(np.asarray(vectors[place]))
-                states[index] = joined[place]
-
-    def _moves(self, num_turns: int) -> bool:
-        if self.control.kind == "off":
-            return False
-        return self.control.kind != "frozen" or num_turns < self.control.frozen_after
+    def _read_stepwise(
+        self, streams: Sequence[EvalStream], written: Sequence[Sequence[str]], transform: Transform
+    ) -> list[StreamVectors]:
+        """Read turn by turn, where what is remembered or how it is read is not the stream's own."""
+        found = [StreamVectors() for _ in streams]
+        moments = [range(1, max(self._stops(stream)) + 1) for stream in streams]
+        before = [self.model.new_state() for _ in streams]
+        for reached in read_moments(self.model, written, moments, **self._options):
+            if self.memory == "causal":
+                seen = transform(MemoryState.stack([before[index] for index in reached]))
+                now = [[streams[index].texts[moment.num_turns - 1]] for index, moment in reached.items()]
+                vectors = self.model.encode_document(now, state=seen, **self._options)
+                for place, index in enumerate(reached):
+                    found[index].turns.append(np.asarray(vectors[place])[0])
+            for index, moment in reached.items():
+                before[index] = moment.state
+            readable = transform(MemoryState.stack([moment.state for moment in reached.values()]))
+            self._ask(found, streams, reached, {index: readable[place] for place, index in enumerate(reached)})
+        return found
 
     def _ask(
         self,
         found: list[StreamVectors],
         streams: Sequence[EvalStream],
+        reached: dict[int, Moment],
         states: dict[int, MemoryState],
-        moments: dict[int, int],
     ) -> None:
-        """Encode the questions asked at these moments and, with the final memory, the turns seen so far."""
+        """Encode the questions asked at these moments on these states and, with the final memory, the turns so far."""
         due = {
-            index: [number for number, query in enumerate(streams[index].scored) if query.asked_at == moment]
-            for index, moment in moments.items()
+            index: [n for n, query in enumerate(streams[index].scored) if query.asked_at == moment.num_turns]
+            for index, moment in reached.items()
         }
         due = {index: numbers for index, numbers in due.items() if numbers}
         if not due:
@@ -142,37 +135,7 @@ class StreamReader:
         for place, (index, numbers) in enumerate(due.items()):
             found[index].queries.update(zip(numbers, np.asarray(vectors[place]), strict=True))
         if self.memory == "final":
-            seen = [streams[index].texts[: moments[index]] for index in due]
+            seen = [streams[index].texts[: reached[index].num_turns] for index in due]
             again = self.model.encode_document(seen, state=joined, **self._options)
             for place, index in enumerate(due):
-                found[index].turns_at[moments[index]] = np.asarray(again[place])
-
-    def _read_stepwise(
-        self, streams: Sequence[EvalStream], written: Sequence[Sequence[str]], transform: Transform
-    ) -> list[StreamVectors]:
-        """Read turn by turn, where what is remembered or how it is read is not the stream's own."""
-        found = [StreamVectors() for _ in streams]
-        texts = [stream.texts for stream in streams]
-        ends = [max(self._stops(stream)) for stream in streams]
-        states = [self.model.new_state() for _ in streams]
-        for turn in range(max(ends)):
-            active = [index for index, end in enumerate(ends) if turn < end]
-            joined = MemoryState.stack([states[index] for index in active])
-            if self.memory == "causal":
-                now = [[texts[index][turn]] for index in active]
-                vectors = self.model.encode_document(now, state=transform(joined), **self._options)
-                for place, index in enumerate(active):
-                    found[index].turns.append(np.asarray(vectors[place])[0])
-            self.model.encode_document(
-                [[written[index][turn]] for index in active], stateful=True, state=joined, **self._options
-            )
-            for place, index in enumerate(active):
-                states[index] = joined[place]
-            readable = transform(joined)
-            self._ask(
-                found,
-                streams,
-                {index: readable[place] for place, index in enumerate(active)},
-                dict.fromkeys(active, turn + 1),
-            )
-        return found
+                found[index].turns_at[reached[index].num_turns] = np.asarray(again[place])

@@ -15,6 +15,7 @@ from evoemb.evaluation.schema import EvalStream
 from evoemb.evaluation.systems import Vectors
 from evoemb.model import EvoEmbedding
 from evoemb.state import MemoryState
+from evoemb.timeline import read_moments
 
 MAX_MOMENTS = 24
 _TEMPLATE = "explore_page.html"
@@ -36,13 +37,12 @@ class Explorer:
         self._options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": False}
         number = len(stream.turns)
         self.moments = sorted({int(moment) for moment in np.linspace(1, number, min(MAX_MOMENTS, number)).round()})
-        state, states, turns = model.new_state(), [], []
-        for begin, end in zip([0, *self.moments], self.moments, strict=False):
-            turns.append(model.encode_document(stream.texts[begin:end], stateful=True, state=state, **self._options))
-            states.append(state.clone())
-            states[-1].trim()
+        states, turns = [], []
+        for reached in read_moments(model, [stream.texts], [self.moments], **self._options):
+            states.append(reached[0].state.clone())
+            turns.append(reached[0].vectors)
         self._states = MemoryState.stack(states)
-        self._turns = np.concatenate([np.asarray(part) for part in turns])  # (n, D)
+        self._turns = np.concatenate(turns)  # (n, D)
 
     def ask(self, words: str) -> dict[str, Any]:
         """Encode a question at every moment.
