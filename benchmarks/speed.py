@@ -31,7 +31,7 @@ from shapes import SIZES, Size, model_of, turns_of
 from torch import Tensor
 
 from evoemb import EvoEmbedding, MemoryState
-from evoemb.stream_memory import StreamMemory
+from evoemb.state.memory import StreamMemory
 from evoemb.streaming import engine, whole
 from evoemb.streaming.rows import Limits
 

@@ -33,3 +33,7 @@ class UnsupportedBackboneError(EvoembError, ValueError):
 
 class CheckpointError(EvoembError, ValueError):
     """A checkpoint cannot be loaded: a file or tensor is missing, damaged, or does not fit the model."""
+
+
+class StorageError(EvoembError, OSError):
+    """A file cannot be written. What was there before is unchanged."""

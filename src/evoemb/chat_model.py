@@ -15,8 +15,8 @@ from evoemb.chat.ids import DialogueIds, Messages, dialogue_ids, split_messages
 from evoemb.encoding import converted
 from evoemb.prompts import prompt_for
 from evoemb.state import MemoryState
+from evoemb.state.memory import StreamMemory
 from evoemb.stream_encoder import StreamEncoder
-from evoemb.stream_memory import StreamMemory
 from evoemb.streaming.rows import TokenIds
 
 _KINDS: tuple[Literal["document", "query"], ...] = ("document", "query")

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from evoemb._errors import InputError, StateError
 from evoemb.cuts import CutTexts
 from evoemb.state import MemoryState
-from evoemb.stream_memory import StreamMemory
+from evoemb.state.memory import StreamMemory
 from evoemb.streaming import engine
 from evoemb.streaming.rows import Limits, Stack, TokenIds
 from evoemb.turns import ParsedStreams

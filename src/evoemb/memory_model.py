@@ -19,15 +19,14 @@ from evoemb.defaults import BASE_MODEL, DEFAULT_MODEL, closest_name, installed_b
 from evoemb.model_card import EvoEmbeddingModelCardData, renamed
 from evoemb.modules.compiled import compile_feed_forward
 from evoemb.modules.config import MemoryConfig, ReaderName
-from evoemb.modules.fingerprint import fingerprint
 from evoemb.modules.intact import check_numbers, check_sizes, check_whole, check_words
 from evoemb.modules.latent_memory_queue import LatentMemoryQueue
 from evoemb.modules.stateful_transformer import LAST_ONLY, StatefulTransformer
 from evoemb.modules.tensor_files import Source
 from evoemb.saved_memory import SavedMemory, default_base, default_memory
-from evoemb.stack import check_stack, evolving_stack, own_module, pools_last_token
+from evoemb.stack import check_stack, evolving_stack, own_module, pools_last_token, spec_of
 from evoemb.state import MemoryState
-from evoemb.stream_memory import StateSpec, StreamMemory
+from evoemb.state.memory import StateSpec, StreamMemory
 from evoemb.streaming.rows import Stack
 from evoemb.streaming.whole import is_stream_batch, run_streams
 from evoemb.upstream.build import UpstreamChoices, build_stack
@@ -109,18 +108,8 @@ class MemoryModel(SentenceTransformer):
     @property
     def state_spec(self) -> StateSpec:
         """What a state of this model belongs to."""
-        memory = self._transformer.memory_config
-        return StateSpec(
-            model_id=self.model_card_data.model_id or _name_of(self._source) or type(self).__name__,
-            revision=self._revision or "",
-            fingerprint=fingerprint(self),
-            reader=memory.reader,
-            num_latents=memory.num_latents,
-            capacity_latents=memory.capacity_latents,
-            latent_size=self._transformer.reader.latent_size,
-            segment_turns=memory.segment_turns,
-            segment_tokens=memory.segment_tokens,
-        )
+        name = self.model_card_data.model_id or _name_of(self._source) or type(self).__name__
+        return spec_of(self, name, self._revision or "")
 
     @property
     def memory_config(self) -> MemoryConfig:
@@ -206,12 +195,7 @@ class MemoryModel(SentenceTransformer):
             return
         if not isinstance(state, MemoryState):
             raise StateError(f"state is {type(state).__name__}, expected MemoryState. Make one with model.new_state().")
-        if differences := self.state_spec.differences(state.spec):
-            raise StateError(
-                f"This state was made by {state.spec.model_id!r} and does not fit {self.state_spec.model_id!r}: "
-                f"{'; '.join(differences)} (model against state). Load the model that made it, or read the stream "
-                "again into model.new_state()."
-            )
+        self.state_spec.check(state.spec)
 
     def _load_modules(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> Any:
         if saved := self._saved_memory:

@@ -37,9 +37,9 @@ from evoemb.pairs import (
 )
 from evoemb.prompts import prompt_for
 from evoemb.ranking import Hit, RankedId, checked_top_k, top_hits
-from evoemb.stack import evolving_stack, own_module, pools_last_token
-from evoemb.state import MemoryState
-from evoemb.stream_memory import StreamMemory
+from evoemb.stack import evolving_stack, own_module, pools_last_token, spec_of
+from evoemb.state import MemoryState, StateSpec
+from evoemb.state.memory import StreamMemory
 from evoemb.streaming.candidates import CandidateStream, embed_candidates
 from evoemb.streaming.rows import Limits, Stack
 
@@ -81,6 +81,7 @@ class EvoReranker(CrossEncoder):
         named = {"reader": memory_reader, "num_latents": num_latents, "capacity_latents": capacity_latents}
         self._memory_choices = {**(memory_kwargs or {}), **{k: v for k, v in named.items() if v is not None}}
         self._upstream_kwargs = upstream_kwargs
+        self._embedding_stack: list[nn.Sequential] = []
         name = None if isinstance(model_name_or_path, EvoEmbedding) else model_name_or_path
         if isinstance(model_name_or_path, EvoEmbedding):
             modules = [*model_name_or_path, StreamScore()]
@@ -366,13 +367,21 @@ class EvoReranker(CrossEncoder):
         if state is None:
             size = self._transformer.reader.latent_size
             return StreamMemory.empty(size, dtype=self.dtype or torch.float32, device=self.device)
-        embedding = EvoEmbedding(modules=list(self)[:-1], device=str(self.device))
-        embedding.check_state(state)
+        if not isinstance(state, MemoryState):
+            raise StateError(f"state is {type(state).__name__}, expected MemoryState. Make one with model.new_state().")
+        self._state_spec().check(state.spec)
         if state.batch_size != 1:
             raise StateError(
                 f"A reranker continues one stream, but this state holds {state.batch_size}. Pass state[i]."
             )
         return state.snapshot()[0].to(self.device, self.dtype)
+
+    def _state_spec(self) -> StateSpec:
+        """Return the spec of the states of the embedding model in this stack."""
+        if not self._embedding_stack:
+            # In a list: a module of its own would stand among the parameters twice.
+            self._embedding_stack.append(nn.Sequential(*list(self)[:-1]))
+        return spec_of(self._embedding_stack[0], type(self).__name__)
 
     def _load_modules(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> Any:
         """Load a saved reranker as it is, and anything else as an embedding model with a score behind it."""

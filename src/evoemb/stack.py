@@ -14,9 +14,11 @@ from torch import nn
 from evoemb._errors import InputError, UnsupportedBackboneError
 from evoemb.modules.backbones.lookup import has_recurrent_layers, is_causal
 from evoemb.modules.config import MemoryConfig
+from evoemb.modules.fingerprint import fingerprint
 from evoemb.modules.latent_memory_queue import LatentMemoryQueue, Projection
 from evoemb.modules.stateful_transformer import StatefulTransformer
 from evoemb.modules.stream_score import StreamScore
+from evoemb.state import StateSpec
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +110,23 @@ def check_stack(modules: list[nn.Module]) -> None:
                 f"{name} is {getattr(memory, name)} in StatefulTransformer and {getattr(queue, name)} in "
                 "LatentMemoryQueue. Build both from one MemoryConfig."
             )
+
+
+def spec_of(stack: nn.Sequential, model_id: str, revision: str = "") -> StateSpec:
+    """Return what a state belongs to that these modules make; the names are for messages."""
+    transformer: Any = stack[0]
+    memory: MemoryConfig = transformer.memory_config
+    return StateSpec(
+        model_id=model_id,
+        revision=revision,
+        fingerprint=fingerprint(stack),
+        reader=memory.reader,
+        num_latents=memory.num_latents,
+        capacity_latents=memory.capacity_latents,
+        latent_size=transformer.reader.latent_size,
+        segment_turns=memory.segment_turns,
+        segment_tokens=memory.segment_tokens,
+    )
 
 
 def pools_last_token(modules: Sequence[nn.Module]) -> bool:

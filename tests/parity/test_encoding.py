@@ -8,7 +8,7 @@ import torch
 from evoemb import MemoryState
 from evoemb.chat.ids import split_messages
 from evoemb.segments import SegmentPolicy
-from evoemb.stream_memory import StreamMemory
+from evoemb.state.memory import StreamMemory
 from parity.cases import TOLERANCE
 
 

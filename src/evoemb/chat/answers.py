@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from evoemb._errors import InputError
-from evoemb.stream_memory import StreamMemory
+from evoemb.state.memory import StreamMemory
 from evoemb.streaming.rows import Stack, TokenIds
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from evoemb.chat.ids import DialogueIds
-from evoemb.stream_memory import StreamMemory
+from evoemb.state.memory import StreamMemory
 from evoemb.streaming import engine
 from evoemb.streaming.candidates import CandidateEmbeddings, CandidateStream, embed_candidates, stacked
 from evoemb.streaming.rows import Limits, Stack, TokenIds

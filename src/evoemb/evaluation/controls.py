@@ -15,7 +15,7 @@ import torch
 from evoemb._errors import InputError
 from evoemb.evaluation.schema import EvalStream
 from evoemb.state import MemoryState
-from evoemb.stream_memory import StreamMemory
+from evoemb.state.memory import StreamMemory
 
 CONTROLS = {
     "on": "the memory as it is",

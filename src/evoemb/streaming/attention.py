@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from evoemb.modules.stateful_transformer import BUCKETS, CARRIED, CARRIED_MASK, LATENTS, ROW_INDEX, ROW_STREAM
-from evoemb.stream_memory import StreamMemory
+from evoemb.state.memory import StreamMemory
 from evoemb.streaming.prefix import Emitted
 from evoemb.streaming.rows import Limits, Stack, TokenIds, pad_ids, stack_memories
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from evoemb.stream_memory import StreamMemory
+from evoemb.state.memory import StreamMemory
 from evoemb.streaming import attention, prefix
 from evoemb.streaming.prefix import Emitted
 from evoemb.streaming.rows import Limits, Row, Stack, TokenIds, continuing_reader, embed_rows

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from evoemb.segments import SegmentPolicy
-from evoemb.stream_memory import StreamMemory
+from evoemb.state.memory import StreamMemory
 from evoemb.streaming import engine
 from evoemb.streaming.continuation import Continuation, continue_texts
 from evoemb.streaming.rows import Limits, Stack, TokenIds

@@ -95,7 +95,7 @@ BAD_CALLS = [
 ]
 
 
-@pytest.mark.parametrize(("call", "error", "message"), BAD_CALLS, ids=[repr(call)[:60] for call, *_ in BAD_CALLS])
+@pytest.mark.parametrize(("call", "error", "message"), BAD_CALLS, ids=[message for *_, message in BAD_CALLS])
 def test_a_refused_call_says_why_and_changes_nothing(models, stream, call, error, message):
     model = models("qwen3", "prefix")
     state = model.new_state()

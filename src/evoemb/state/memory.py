@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from evoemb._errors import InputError, StateError
 
 #: What is kept of memories that were run may take so much: beside one stream's state, and in the course of a call.
 KEPT_BYTES = 256 * 2**20
@@ -43,6 +46,19 @@ class StateSpec:
         compared = [one.name for one in fields(self) if one.name not in ("model_id", "revision")]
         pairs = [(name, getattr(self, name), getattr(other, name)) for name in compared]
         return [f"{name} {mine!r} against {theirs!r}" for name, mine, theirs in pairs if mine != theirs]
+
+    def check(self, other: StateSpec) -> None:
+        """Refuse a state that does not fit: ``other`` is its spec, this one the model's.
+
+        Raises:
+            StateError: It was made with other weights, sizes or packing.
+        """
+        if differences := self.differences(other):
+            raise StateError(
+                f"This state was made by {other.model_id!r} and does not fit {self.model_id!r}: "
+                f"{'; '.join(differences)} (model against state). Load the model that made it, or read the stream "
+                "again into model.new_state()."
+            )
 
 
 class Held(Protocol):
@@ -125,6 +141,46 @@ class StreamMemory:
     def before_open_segment(self, num_latents: int) -> Tensor:
         """Give the queue as it was when the open segment began, ``(<=C, S)``."""
         return self.latents[: self.latents.shape[0] - len(self.open_turns) * num_latents]
+
+    def turn_latents(self, turn: int, num_latents: int) -> Tensor:
+        """Return the latents ``(K, S)`` that turn ``turn``, counted from the stream's beginning, left here.
+
+        Raises:
+            InputError: The turn was not read yet, or its latents have left the queue.
+        """
+        end = self.latents.shape[0] - (self.num_turns - 1 - turn) * num_latents
+        if not 0 <= turn < self.num_turns or end < num_latents:
+            first = self.num_turns - self.latents.shape[0] // num_latents
+            raise InputError(
+                f"turn_latents({turn}) was asked for, but the queue holds those of the turns {first} to "
+                f"{self.num_turns - 1}. Ask for one of these, as soon as the turn was read."
+            )
+        return self.latents[end - num_latents : end].clone()
+
+    @classmethod
+    def of_turns(
+        cls, spec: StateSpec, latents: Sequence[Tensor], num_turns: int, open_turns: Sequence[Sequence[int]] = ()
+    ) -> StreamMemory:
+        """Build a memory from what its last turns left; see :meth:`evoemb.MemoryState.of_turns`.
+
+        Raises:
+            StateError: The parts contradict each other or the spec.
+        """
+        size = (spec.num_latents, spec.latent_size)
+        for index, one in enumerate(latents):
+            if tuple(one.shape) != size:
+                raise StateError(f"latents[{index}] has the shape {tuple(one.shape)}, expected {size}.")
+        kept = spec.capacity_latents + len(open_turns) * spec.num_latents
+        needed = min(num_turns * spec.num_latents, kept)
+        if len(latents) * spec.num_latents < needed or len(open_turns) > num_turns:
+            raise StateError(
+                f"{len(latents)} turns' latents were given, but a state after {num_turns} turns holds {needed} latents "
+                f"of {spec.num_latents} a turn. Pass those of the last turns."
+            )
+        if not latents:
+            return cls.empty(spec.latent_size, dtype=torch.float32)
+        joined = torch.cat(list(latents))
+        return cls(joined[joined.shape[0] - needed :], num_turns, tuple(tuple(turn) for turn in open_turns))
 
     @property
     def nbytes(self) -> int:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from evoemb._errors import StateError
-from evoemb.persistence import read_state, write_state
-from evoemb.stream_memory import StateSpec, StreamMemory
+from evoemb.state.file import from_bytes, read_state, to_bytes, write_state
+from evoemb.state.memory import StateSpec, StreamMemory
 
 
 class MemoryState:
@@ -142,6 +142,62 @@ class MemoryState:
         with self._lock:
             memories = self._memories
         write_state(path, self._spec, memories)
+
+    def to_bytes(self) -> bytes:
+        """Return the state as :meth:`save` writes it, for a database or a message."""
+        return to_bytes(self._spec, self._memories)
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> MemoryState:
+        """Read a state from the bytes of :meth:`to_bytes`.
+
+        Raises:
+            StateError: They are damaged, of another format, or hold NaN.
+        """
+        return cls(*from_bytes(content))
+
+    def turn_latents(self, turn: int) -> Tensor:
+        """Return what one turn left in the queue of a state of one stream, ``(K, S)``.
+
+        Args:
+            turn: Its number, from 0 at the stream's beginning.
+
+        Raises:
+            StateError: The state holds several streams.
+            InputError: The turn was not read yet, or its latents have left the queue.
+        """
+        if len(self._memories) != 1:
+            raise StateError(f"This state holds {len(self._memories)} streams. Ask one of them: state[i].")
+        return self._memories[0].turn_latents(turn, self._spec.num_latents)
+
+    @classmethod
+    def of_turns(
+        cls,
+        spec: StateSpec,
+        latents: Sequence[Tensor],
+        *,
+        num_turns: int,
+        open_turns: Sequence[Sequence[int]] = (),
+    ) -> MemoryState:
+        """Build the state after some turn of a stream from what its last turns left, exactly.
+
+        Args:
+            spec: Of the model (``model.state_spec``).
+            latents: :meth:`turn_latents` of the last turns, oldest first, ``(K, S)`` each: as many as there are, or
+                the last ``C / K`` and those of the open segment. More are cut.
+            num_turns: Turns read in all.
+            open_turns: Token ids of the turns of the segment that is still open (``state.open_turns``); none where a
+                segment is one turn.
+
+        Raises:
+            StateError: The parts contradict each other or the spec.
+        """
+        return cls(spec, [StreamMemory.of_turns(spec, latents, num_turns, open_turns)])
+
+    @property
+    def open_turns(self) -> list[tuple[tuple[int, ...], ...]]:
+        """Token ids of the turns in each stream's open segment; empty where a segment is one turn."""
+        return [memory.open_turns for memory in self._memories]
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> MemoryState:

@@ -1,0 +1,236 @@
+"""A memory state as bytes, and as a file: written whole or not at all, read once and with every check."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from evoemb._errors import StateError
+from evoemb._files import write_whole
+from evoemb.state.memory import StateSpec, StreamMemory
+
+FORMAT_VERSION = 2
+_HEADER = "evoemb_state"
+
+# What a state can need at most; a damaged or hostile file asks for more, and is refused before memory is taken for it.
+_MAX_BYTES = 2**33
+_MAX_HEADER_BYTES = 2**26
+_MAX_NUMBER = 2**48
+_MAX_SIZE = 2**26
+_MAX_TURN_TOKENS = 2**20
+_LATENT_TYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+
+
+def to_bytes(spec: StateSpec, memories: Sequence[StreamMemory]) -> bytes:
+    """Return a state as the bytes of a safetensors file.
+
+    They hold ``latents.<i>`` ``(M, S)`` for stream i and, where a segment is open, its token ids in ``open_ids.<i>``
+    with the length of each turn in ``open_lengths.<i>``; the header holds the spec, the counts and a checksum of all.
+    """
+    tensors: dict[str, Tensor] = {}
+    for index, memory in enumerate(memories):
+        tensors[f"latents.{index}"] = memory.latents.detach().cpu().contiguous().clone()
+        if memory.open_turns:
+            tensors[f"open_ids.{index}"] = torch.tensor([i for turn in memory.open_turns for i in turn])
+            tensors[f"open_lengths.{index}"] = torch.tensor([len(turn) for turn in memory.open_turns])
+    counts = [memory.num_turns for memory in memories]
+    header = json.dumps({"format": FORMAT_VERSION, "spec": asdict(spec), "num_turns": counts})
+    return save_tensors(tensors, metadata={_HEADER: f"{_digest(header, tensors)} {header}"})
+
+
+def from_bytes(content: bytes, name: str = "These bytes") -> tuple[StateSpec, list[StreamMemory]]:
+    """Read a state from the bytes of :func:`to_bytes`.
+
+    Args:
+        name: What errors call them.
+
+    Raises:
+        StateError: They are a pickle, cut off, changed, no evoemb state, of an unknown format version, hold NaN or
+            infinite latents, or their parts contradict each other.
+    """
+    try:
+        tensors_header, told = _outline(content)
+        digest, _, header = told.partition(" ")
+        spec, counts = _checked_header(header)
+        _check_sizes(spec, counts, tensors_header)
+        tensors = _tensors(content)
+        if digest != _digest(header, tensors):
+            raise _UnreadableError("its checksum is another one: the file was changed or damaged")
+        memories = [_memory(tensors, index, count) for index, count in enumerate(counts)]
+        for index, memory in enumerate(memories):
+            if problem := _contradiction(spec, memory):
+                raise _UnreadableError(f"stream {index} {problem}")
+    except _UnreadableError as error:
+        raise StateError(
+            f"{name} cannot be read as a memory state: {error}. Pass what MemoryState.save or to_bytes wrote, or read "
+            "the stream again into model.new_state()."
+        ) from error.__cause__
+    return spec, memories
+
+
+def write_state(path: str | os.PathLike[str], spec: StateSpec, memories: Sequence[StreamMemory]) -> None:
+    """Write a state to ``path``. A crash leaves the file that was there before, or the new one, never a part.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    write_whole(path, to_bytes(spec, memories))
+
+
+def read_state(path: str | os.PathLike[str]) -> tuple[StateSpec, list[StreamMemory]]:
+    """Read a state from ``path``, which is opened once: a writer that replaces it meanwhile changes nothing.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        StateError: It is no regular file, too large, or :func:`from_bytes` refuses it.
+    """
+    # Opening a pipe would wait for its writer.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with open(os.open(path, flags), "rb") as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise StateError(f"{os.fspath(path)!s} is no regular file. Pass a file written by MemoryState.save.")
+        try:
+            start = file.read(8 + _MAX_HEADER_BYTES if about.st_size > _MAX_HEADER_BYTES else -1)
+            _outline(start, about.st_size)
+            content = start + file.read(about.st_size - len(start))
+        except _UnreadableError:
+            content = start  # told with all the words below
+    return from_bytes(content, os.fspath(path) if isinstance(os.fspath(path), str) else repr(path))
+
+
+class _UnreadableError(Exception):
+    """Why bytes are no state, without their name."""
+
+
+def _outline(content: bytes, size: int | None = None) -> tuple[dict[str, Any], str]:
+    """Return the safetensors header of ``content`` without its metadata, and our own header; nothing else is read.
+
+    Args:
+        size: Bytes of the whole file, where ``content`` is its beginning only.
+    """
+    size = len(content) if size is None else size
+    length = int.from_bytes(content[:8], "little")
+    if size < 8 or not 2 <= length <= min(size - 8, _MAX_HEADER_BYTES) or size > _MAX_BYTES:
+        # Only now: a safetensors file begins with a length, which may happen to look like a pickle's first bytes.
+        if content[:1] == b"\x80" or content[:2] == b"PK":
+            raise _UnreadableError("it is a pickle (torch.save), which can run code when it is read")
+        raise _UnreadableError("it is cut off, too large, or no safetensors file")
+    try:
+        header = json.loads(content[8 : 8 + length])
+        metadata = header.pop("__metadata__", {})
+        ends = [int(one["data_offsets"][1]) for one in header.values()]
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        if content[:1] == b"\x80" or content[:2] == b"PK":
+            raise _UnreadableError("it is a pickle (torch.save), which can run code when it is read") from error
+        raise _UnreadableError(f"it is no safetensors file ({error!r:.100})") from error
+    if 8 + length + max(ends, default=0) != size:
+        raise _UnreadableError(f"it is cut off or has something behind its end ({size} bytes)")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get(_HEADER), str):
+        raise _UnreadableError("it is a safetensors file, but not a memory state")
+    return header, metadata[_HEADER]
+
+
+def _tensors(content: bytes) -> dict[str, Tensor]:
+    try:
+        return load_tensors(content)
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise _UnreadableError(f"it is no safetensors file ({error!s:.100})") from error
+
+
+def _checked_header(text: str) -> tuple[StateSpec, list[int]]:
+    """Return the spec and how many turns each stream has read."""
+    try:
+        header = json.loads(text)
+        version = header["format"]
+        if version != FORMAT_VERSION:
+            raise _UnreadableError(f"it has format {version!r:.40}, and this version of evoemb reads {FORMAT_VERSION}")
+        spec = StateSpec(**{field.name: header["spec"][field.name] for field in fields(StateSpec)})
+        counts = header["num_turns"]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise _UnreadableError(f"its header is damaged ({error!r:.100})") from error
+    for field in fields(StateSpec):
+        value = getattr(spec, field.name)
+        if type(value).__name__ != field.type or (isinstance(value, int) and not 0 < value <= _MAX_SIZE):
+            raise _UnreadableError(f"its header is damaged ({field.name} is {value!r:.40})")
+    if not isinstance(counts, list) or not counts:
+        raise _UnreadableError("it holds no stream")
+    for count in counts:
+        if type(count) is not int or not 0 <= count <= _MAX_NUMBER:
+            raise _UnreadableError(f"its header is damaged (num_turns is {count!r:.40})")
+    return spec, counts
+
+
+def _check_sizes(spec: StateSpec, counts: Sequence[int], header: Mapping[str, Any]) -> None:
+    """Refuse tensors of another kind or of more numbers than the spec allows, by their header alone."""
+    allowed = {f"latents.{index}" for index in range(len(counts))}
+    missing = allowed - set(header)
+    allowed |= {f"{name}.{index}" for index in range(len(counts)) for name in ("open_ids", "open_lengths")}
+    if missing or set(header) - allowed:
+        wrong = sorted(missing)[:1] or sorted(set(header) - allowed)[:1]
+        raise _UnreadableError(f"its tensors are not those of {len(counts)} streams ({wrong[0]!r:.60})")
+    for name, one in header.items():
+        kind, shape = one.get("dtype"), one.get("shape")
+        if not isinstance(shape, list) or not all(type(length) is int for length in shape):
+            raise _UnreadableError(f"its header is damaged (the shape of {name} is {shape!r:.40})")
+        index = name.rpartition(".")[2]
+        if name.startswith("latents."):
+            most = spec.capacity_latents + spec.segment_turns * spec.num_latents
+            if kind not in _LATENT_TYPES:
+                raise _UnreadableError(f"stream {index} holds latents of type {kind}, expected a floating-point type")
+            if len(shape) != 2 or shape[1] != spec.latent_size:
+                raise _UnreadableError(
+                    f"stream {index} holds latents of shape {tuple(shape)}, expected (M, {spec.latent_size})"
+                )
+        else:
+            most = spec.segment_turns if name.startswith("open_lengths") else spec.segment_tokens + _MAX_TURN_TOKENS
+            if kind != "I64" or len(shape) != 1:
+                raise _UnreadableError(f"stream {index} holds an open segment of another form ({name}: {kind} {shape})")
+        if shape[0] > most:
+            raise _UnreadableError(f"stream {index} holds {shape[0]} entries in {name}, more than {most}")
+
+
+def _memory(tensors: Mapping[str, Tensor], index: int, num_turns: int) -> StreamMemory:
+    lengths, ids = tensors.get(f"open_lengths.{index}"), tensors.get(f"open_ids.{index}")
+    turns: tuple[tuple[int, ...], ...] = ()
+    if (lengths is None) != (ids is None):
+        raise _UnreadableError(f"stream {index} holds half of an open segment")
+    if lengths is not None and ids is not None:
+        if bool((lengths < 0).any()) or int(lengths.sum()) != len(ids):
+            raise _UnreadableError(f"stream {index} holds an open segment whose turns do not add up")
+        turns = tuple(tuple(part.tolist()) for part in ids.split(lengths.tolist()))
+    return StreamMemory(tensors[f"latents.{index}"], num_turns, turns)
+
+
+def _contradiction(spec: StateSpec, memory: StreamMemory) -> str | None:
+    """Return what is wrong with one stream's memory, or None."""
+    latents, open_latents = memory.latents, len(memory.open_turns) * spec.num_latents
+    if not open_latents <= latents.shape[0] <= spec.capacity_latents + open_latents:
+        return f"holds {latents.shape[0]} latents, more than its capacity of {spec.capacity_latents} allows"
+    if len(memory.open_turns) >= max(spec.segment_turns, 1) or any(i < 0 for turn in memory.open_turns for i in turn):
+        return "holds an open segment that does not fit its packing"
+    if memory.num_turns * spec.num_latents < latents.shape[0]:
+        return f"claims {memory.num_turns} turns, too few for its {latents.shape[0]} latents"
+    if not bool(torch.isfinite(latents).all()):
+        return "holds latents that are NaN or infinite"
+    return None
+
+
+def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of all that a state holds: the header's text, and every tensor with its name and form."""
+    digest = hashlib.sha256(header.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return digest.hexdigest()

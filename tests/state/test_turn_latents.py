@@ -1,0 +1,47 @@
+"""A state at any past turn is the last turns' own latents, and the token ids of the segment that is still open."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from evoemb import MemoryState
+from evoemb._errors import InputError, StateError
+from laws import assert_same_embeddings, assert_same_states
+
+
+def test_a_state_built_of_its_turns_is_that_of_having_read_only_so_far(any_model, stream):
+    whole, rows, opened = any_model.new_state(), [], []
+    for turn, text in enumerate(stream):
+        any_model.encode([text], stateful=True, state=whole)
+        rows.append(whole.turn_latents(turn))
+        opened.append(whole.open_turns[0])
+    for turn in range(len(stream)):
+        read = any_model.new_state()
+        any_model.encode(stream[: turn + 1], stateful=True, state=read)
+        built = MemoryState.of_turns(
+            any_model.state_spec, rows[: turn + 1], num_turns=turn + 1, open_turns=opened[turn]
+        )
+        assert_same_states(built, read)
+        if turn % 4 == 0:
+            query = "where do i live"
+            assert_same_embeddings(any_model.encode(query, state=built), any_model.encode(query, state=read))
+
+
+def test_a_turn_that_left_the_queue_or_was_not_read_is_refused(model, stream):
+    state = model.new_state()
+    model.encode(stream, stateful=True, state=state)
+    for turn in (-1, 0, len(stream)):
+        with pytest.raises(InputError, match=rf"turn_latents\({turn}\) was asked for, but the queue holds"):
+            state.turn_latents(turn)
+    with pytest.raises(StateError, match="This state holds 2 streams"):
+        model.new_state(2).turn_latents(0)
+
+
+def test_parts_that_contradict_each_other_are_refused(model, stream):
+    spec, size = model.state_spec, (model.state_spec.num_latents, model.state_spec.latent_size)
+    with pytest.raises(StateError, match=r"latents\[0\] has the shape"):
+        MemoryState.of_turns(spec, [torch.zeros(1, 1)], num_turns=1)
+    with pytest.raises(StateError, match="1 turns' latents were given, but a state after 3 turns holds"):
+        MemoryState.of_turns(spec, [torch.zeros(size)], num_turns=3)
+    assert_same_states(MemoryState.of_turns(spec, [], num_turns=0), model.new_state())
