@@ -83,7 +83,7 @@ def test_a_datasets_column_is_a_stream() -> None:
 
 
 def test_other_keys_of_a_message_are_ignored() -> None:
-    assert as_turns([{"role": "user", "content": "u", "name": "Ada"}]) == ["User: u"]
+    assert as_turns([{"role": "user", "content": "u", "id": 7}]) == ["User: u"]
 
 
 @pytest.mark.parametrize(
@@ -106,13 +106,10 @@ def test_other_keys_of_a_message_are_ignored() -> None:
         ([user("u"), 3], "Message 1 is an int, but a message is a dict"),
         (
             [user("u"), assistant(None)],
-            'The content of message 1 is None, but a str is expected. Pass its text; use ""',
+            'The content of message 1 is None, but a str or a list of content parts is expected. Pass its text; use ""',
         ),
-        ([user(5)], "The content of message 0 is an int, but a str is expected"),
-        (
-            [user([{"type": "text", "text": "u"}])],
-            "The content of message 0 is a list, but a str is expected. Content parts",
-        ),
+        ([user(5)], "The content of message 0 is an int, but a str or a list of content parts is expected"),
+        ([user([5])], "A content part of message 0 is 5"),
     ],
 )
 def test_a_wrong_kind_is_told_what_a_stream_is(stream: Any, message: str) -> None:
@@ -127,8 +124,11 @@ def test_a_wrong_kind_is_told_what_a_stream_is(stream: Any, message: str) -> Non
         ([{"content": "u"}], "Message 0 has no \"role\" (its keys: 'content')"),
         ([user("u"), {"role": "assistant"}], "Message 1 has no \"content\" (its keys: 'role')"),
         ([{}], 'Message 0 has no "role" (its keys: none)'),
-        ([{"role": "system", "content": "s"}], "Message 0 has the role 'system'"),
-        ([user("u"), {"role": "tool", "content": "t"}], "Leave this message out, or pass turns as strings"),
+        ([{"role": "narrator", "content": "s"}], "Message 0 has the role 'narrator'"),
+        (
+            [user("u"), {"role": "x", "content": "t"}],
+            "Leave this message out, name one of these",
+        ),
         ([{"role": None, "content": "s"}], "Message 0 has the role None"),
     ],
 )
@@ -174,7 +174,7 @@ def test_the_form_of_an_input_is_recognised(inputs: Any, streams: list[list[str]
         ([], InputError, "There is nothing to read in this input: it is empty"),
         ([["a"], []], InputError, "In stream 1 of the several given: This stream is empty"),
         (
-            [["a"], [user("u"), {"role": "system", "content": "s"}]],
+            [["a"], [user("u"), {"role": "narrator", "content": "s"}]],
             InputError,
             "In stream 1 of the several given: Message",
         ),

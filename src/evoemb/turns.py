@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from evoemb._errors import InputError, InputTypeError
+from evoemb.data.messages import ASSISTANT, SYSTEM, USER, ChatMessage, as_message, check_unicode, is_message, kind_of
+from evoemb.data.tables import is_table, rows_of
 
 Message: TypeAlias = Mapping[str, Any]
 """A chat message: ``{"role": "user" | "assistant", "content": str}``; other keys are ignored."""
@@ -14,7 +16,6 @@ Message: TypeAlias = Mapping[str, Any]
 Stream: TypeAlias = Sequence[str] | Sequence[Message]
 """Turns in order: one string a turn, or messages that pair into turns. Other sized iterables of these work too."""
 
-_ROLES = ("user", "assistant")
 _STREAM_FORMS = 'a list of strings (one a turn) or a list of {"role": ..., "content": ...} messages'
 
 
@@ -54,8 +55,8 @@ def as_turns(stream: Stream) -> list[str]:
     items = _items(stream)
     if not items:
         raise InputError("This stream is empty. A stream needs at least one turn: pass one, or skip the call.")
-    if isinstance(items[0], Mapping):
-        return _pair_by_role([_checked_message(item, index) for index, item in enumerate(items)])
+    if is_message(items[0]):
+        return _pair_by_role([as_message(item, f"Message {index}") for index, item in enumerate(items)])
     return [_checked_text(item, index) for index, item in enumerate(items)]
 
 
@@ -74,8 +75,8 @@ def as_streams(inputs: str | Message | Stream | Sequence[Stream]) -> ParsedStrea
     """
     if isinstance(inputs, str):
         return ParsedStreams([as_turns([inputs])], nested=False, single=True)
-    if isinstance(inputs, Mapping):
-        return ParsedStreams([as_turns([inputs])], nested=False, single=True)
+    if is_message(inputs):
+        return ParsedStreams([as_turns([inputs])], nested=False, single=True)  # type: ignore[arg-type]
     items = _items(inputs)
     if not items:
         raise InputError(
@@ -85,9 +86,9 @@ def as_streams(inputs: str | Message | Stream | Sequence[Stream]) -> ParsedStrea
     for index, item in enumerate(items):
         if _is_sequence(item) is not nested:
             raise InputTypeError(
-                f"Element {index} is {_kind(item)} but element 0 is {_kind(items[0])}: an input is either one stream "
-                "or several. For several, make every element a list (wrap a lone turn in one); for one, pass its turns "
-                "flat."
+                f"Element {index} is {kind_of(item)} but element 0 is {kind_of(items[0])}: an input is either one "
+                "stream or several. For several, make every element a list (wrap a lone turn in one); for one, pass "
+                "its turns flat."
             )
     if not nested:
         return ParsedStreams([as_turns(items)], nested=False, single=False)
@@ -112,37 +113,43 @@ def pairs_by_position(messages: Sequence[Message]) -> list[str]:
 
     Source: upstream model client, ``encode_messages``.
     """
-    contents = [_checked_message(item, index, roles=None)[1] for index, item in enumerate(_items(messages))]
+    contents = [_content_of(item, index) for index, item in enumerate(_items(messages))]
     turns = [_join(first, second) for first, second in zip(contents[::2], contents[1::2], strict=False)]
     if len(contents) % 2:
         turns.append(f"User: {contents[-1]}")
     return turns
 
 
-def _pair_by_role(messages: list[tuple[str, str]]) -> list[str]:
-    """Join each user message with the assistant message right behind it; ``messages`` are (role, content)."""
+def _pair_by_role(messages: Sequence[ChatMessage]) -> list[str]:
+    """Join each user message with the answer behind it; what tools say in between belongs to that turn."""
     turns: list[str] = []
-    waiting: str | None = None  # a user's content that may still get its answer
-    for role, content in messages:
-        if role == "assistant":
-            turns.append(f"Assistant: {content}" if waiting is None else _join(waiting, content))
-            waiting = None
-            continue
-        if waiting is not None:
-            turns.append(f"User: {waiting}")
-        waiting = content
-    if waiting is not None:
-        turns.append(f"User: {waiting}")
+    open_turn: list[ChatMessage] = []
+    for message in messages:
+        if message.role in (USER, SYSTEM) and open_turn:
+            turns.append(_joined(open_turn))
+            open_turn = []
+        open_turn.append(message)
+        answers = message.role == ASSISTANT and not (message.calls_tools and not message.content)
+        if answers or message.role == SYSTEM:
+            turns.append(_joined(open_turn))
+            open_turn = []
+    if open_turn:
+        turns.append(_joined(open_turn))
     return turns
 
 
+def _joined(messages: Sequence[ChatMessage]) -> str:
+    """Return one turn's text: a line a message, without empty ones.
+
+    Released checkpoints were trained with "User" and "Assistant", so these words are not ours to polish.
+    """
+    lines = [f"{message.label}: {message.content}" for message in messages if message.content]
+    return "\n".join(lines) or f"{messages[-1].label}: "
+
+
 def _join(first: str, second: str) -> str:
-    """One turn's text. Released checkpoints were trained on this wording, so it is not ours to polish."""
-    if not first:
-        return f"Assistant: {second}"
-    if not second:
-        return f"User: {first}"
-    return f"User: {first}\nAssistant: {second}"
+    """One turn's text of two contents, whoever wrote them."""
+    return _joined([ChatMessage(USER, first), ChatMessage(ASSISTANT, second)])
 
 
 def _items(stream: object) -> list[Any]:
@@ -155,14 +162,18 @@ def _items(stream: object) -> list[Any]:
         raise InputTypeError(
             f"A stream is {_STREAM_FORMS}, but a dict was given. For a stream of one message, wrap it in a list."
         )
+    if is_table(stream):
+        return rows_of(stream)
     if not _is_sequence(stream):
-        raise InputTypeError(f"A stream is {_STREAM_FORMS}, but {_kind(stream)} was given.{_remedy(stream)}")
+        raise InputTypeError(f"A stream is {_STREAM_FORMS}, but {kind_of(stream)} was given.{_remedy(stream)}")
     return list(stream)  # type: ignore[call-overload, no-any-return]  # _is_sequence has checked that it iterates
 
 
 def _is_sequence(value: object) -> bool:
     """Whether a value can hold turns: it iterates and knows its length. Sets do too, but they lose the order."""
     if isinstance(value, str | bytes | bytearray | memoryview | Mapping | set | frozenset):
+        return False
+    if is_message(value):  # a (role, text) tuple is one message
         return False
     if getattr(value, "ndim", 1) == 0:  # a 0-d array has __iter__ and __len__ and fails in both
         return False
@@ -182,65 +193,21 @@ def _nth_stream(stream: Any, index: int) -> list[str]:
 def _checked_text(item: object, index: int) -> str:
     """A turn given as a string; ``str()`` because an array's own str type would surprise a tokenizer."""
     if isinstance(item, str):
-        _check_unicode(item, f"Turn {index}")
+        check_unicode(item, f"Turn {index}")
         return str(item)
     if isinstance(item, Mapping):
         raise InputTypeError(
             f"Element {index} is a dict but element 0 is a str: strings and messages are mixed in one stream. "
             "Pass all turns as strings, or all as messages."
         )
-    raise InputTypeError(f"Turn {index} is {_kind(item)}, but a turn is a str or a message.{_remedy(item)}")
+    raise InputTypeError(f"Turn {index} is {kind_of(item)}, but a turn is a str or a message.{_remedy(item)}")
 
 
-def _checked_message(item: object, index: int, roles: tuple[str, ...] | None = _ROLES) -> tuple[str, str]:
-    """A message's (role, content) after checking both; ``roles=None`` takes any role."""
-    if isinstance(item, str):
-        raise InputTypeError(
-            f"Element {index} is a str, but messages are expected here: strings and messages are mixed in one stream, "
-            "or strings were given where messages belong. Pass all turns as strings, or all as messages."
-        )
-    if not isinstance(item, Mapping):
-        raise InputTypeError(
-            f'Message {index} is {_kind(item)}, but a message is a dict {{"role": ..., "content": ...}}.{_remedy(item)}'
-        )
-    for key in ("role", "content"):
-        if key not in item:
-            raise InputError(
-                f'Message {index} has no "{key}" (its keys: {", ".join(map(repr, item)) or "none"}). '
-                'Give every message "role" and "content", or pass turns as strings.'
-            )
-    role, content = item["role"], item["content"]
-    if roles is not None and role not in roles:
-        raise InputError(
-            f'Message {index} has the role {role!r}, but turns are made of "user" and "assistant" messages. '
-            "Leave this message out, or pass turns as strings."
-        )
-    if not isinstance(content, str):
-        hint = "Content parts are not read: pass their text, joined to one string."
-        if not _is_sequence(content):
-            hint = 'Pass its text; use "" for a message without text.'
-        raise InputTypeError(f"The content of message {index} is {_kind(content)}, but a str is expected. {hint}")
-    _check_unicode(content, f"The content of message {index}")
-    return str(role), str(content)
-
-
-def _check_unicode(text: str, where: str) -> None:
-    """Refuse half of a character: it comes from text cut between the two, and no tokenizer takes it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{where} holds a lone surrogate, {text[error.start]!a} at position {error.start}: one half of a character "
-            'that was cut in two. Repair it with text.encode("utf-8", "replace").decode().'
-        ) from error
-
-
-def _kind(value: object) -> str:
-    """A value's type as a reader would say it: ``a str``, ``an int``, ``None``."""
-    if value is None:
-        return "None"
-    name = type(value).__name__
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+def _content_of(item: object, index: int) -> str:
+    """A message's content, whatever its role."""
+    if isinstance(item, Mapping) and isinstance(item.get("role"), str):
+        item = {**item, "role": USER}
+    return as_message(item, f"Message {index}").content
 
 
 def _remedy(value: object) -> str:
