@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evoemb._errors import EvoembError, InputError, InputTypeError
-from evoemb.turns import ParsedStreams, as_streams, as_turns, pairs_by_position
+from evoemb.turns import as_streams, as_turns, pairs_by_position, read_turns
 
 
 def user(content: Any) -> dict[str, Any]:
@@ -165,7 +165,8 @@ def test_the_errors_are_also_the_builtin_ones_a_caller_expects() -> None:
     ],
 )
 def test_the_form_of_an_input_is_recognised(inputs: Any, streams: list[list[str]], nested: bool, single: bool) -> None:
-    assert as_streams(inputs) == ParsedStreams(streams, nested=nested, single=single)
+    parsed = as_streams(inputs)
+    assert (parsed.streams, parsed.nested, parsed.single) == (streams, nested, single)
 
 
 @pytest.mark.parametrize(
@@ -265,3 +266,31 @@ def test_a_stream_cut_before_a_user_message_has_the_turns_of_the_whole(roles: li
 def test_both_pairings_agree_on_an_alternating_dialogue(exchanges: list[tuple[str, str]]) -> None:
     messages = [message for ask, answer in exchanges for message in (user(ask), assistant(answer))]
     assert as_turns(messages) == pairs_by_position(messages)
+
+
+# --- pieces of a stream -----------------------------------------------------------------------------------------------
+
+CHATS = st.lists(
+    st.builds(
+        lambda role, content, calls: {"role": role, "content": content} | ({"tool_calls": [{}]} if calls else {}),
+        st.sampled_from(["user", "assistant", "system", "tool"]),
+        st.sampled_from(["", "a", "b"]),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@given(chat=CHATS, data=st.data())
+def test_messages_in_pieces_make_the_turns_of_all_at_once(chat: list[Any], data: st.DataObject) -> None:
+    cuts = data.draw(st.sets(st.integers(1, max(1, len(chat) - 1)))) | {0, len(chat)}
+    turns: list[Any] = []
+    for begin, end in itertools.pairwise(sorted(cuts)):
+        first, *rest = read_turns(chat[begin:end])
+        if turns and turns[-1].is_unanswered and (joined := first.after(turns[-1].said)) is not first:
+            turns.pop()
+            first = joined
+        turns += [first, *rest]
+    assert [turn.text for turn in turns] == as_turns(chat)
+    assert turns[-1].is_unanswered == read_turns(chat)[-1].is_unanswered

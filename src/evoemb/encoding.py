@@ -20,7 +20,7 @@ from evoemb.state import MemoryState
 from evoemb.state.memory import StreamMemory
 from evoemb.streaming import engine
 from evoemb.streaming.rows import Limits, Stack, TokenIds
-from evoemb.turns import ParsedStreams
+from evoemb.turns import ParsedStreams, TurnText
 
 logger = logging.getLogger(__name__)
 
@@ -110,10 +110,27 @@ class EncodeOptions:
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """Texts by stream, and the form in which results go back: one vector, one array, or an array a stream."""
+    """Turns by stream, and the form in which results go back: one vector, one array, or an array a stream."""
 
-    streams: list[list[str]]
+    turns: list[list[TurnText]]
     form: Literal["single", "flat", "nested"]
+
+    @property
+    def streams(self) -> list[list[str]]:
+        """The texts of the turns."""
+        return [[turn.text for turn in turns] for turns in self.turns]
+
+
+def taken_up(turns: list[TurnText], memory: StreamMemory) -> tuple[list[TurnText], StreamMemory]:
+    """Join an answer that comes first with the turn of ``memory`` that waits for it.
+
+    Returns:
+        The turns to read, and the memory to read them on: for such an answer, the one before the turn it belongs to.
+    """
+    waiting = memory.unanswered
+    if waiting is None or (first := turns[0].after(waiting.said)) is turns[0]:
+        return turns, memory
+    return [first, *turns[1:]], waiting.before
 
 
 def assign(parsed: ParsedStreams, batch_size: int | None, *, stateful: bool) -> Assigned:
@@ -127,11 +144,11 @@ def assign(parsed: ParsedStreams, batch_size: int | None, *, stateful: bool) -> 
         StateError: The numbers do not match.
     """
     form: Literal["single", "flat", "nested"] = "single" if parsed.single else "nested" if parsed.nested else "flat"
-    streams = parsed.streams
+    streams = parsed.turns
     if batch_size is None or len(streams) == batch_size:
         return Assigned(streams, form)
     if not parsed.nested and len(streams[0]) == batch_size:
-        return Assigned([[text] for text in streams[0]], form)
+        return Assigned([[turn] for turn in streams[0]], form)
     given = f"{len(streams)} streams" if parsed.nested else f"{len(streams[0])} texts in one list"
     verb = "is read on" if stateful else "is encoded on"
     raise StateError(
@@ -228,29 +245,49 @@ class Encoder:
         self._cut = CutTexts(stack.transformer, truncate=options.truncate)
 
     def read_streams(
-        self, streams: Sequence[Sequence[str]], memories: Sequence[StreamMemory]
+        self, turns: Sequence[Sequence[TurnText]], memories: Sequence[StreamMemory]
     ) -> tuple[list[Tensor], list[StreamMemory]]:
         """Read streams into memory and encode their turns; ``memories`` stay unchanged.
 
         Returns:
-            Embeddings ``(n_i, D)`` of every stream, and the memories after it.
+            Embeddings ``(n_i, D)`` of every stream, and the memories after it. A last turn that waits for its answer
+            is read by itself, so that it can be read again from the memory before it.
         """
+        streams = [[turn.text for turn in own] for own in turns]
+        ends = [len(own) - own[-1].is_unanswered for own in turns]
         current = list(memories)
         causal = self.options.memory == "causal"
         found: list[list[Tensor]] = [[] for _ in streams]
         with self._progress(streams, "Turns" if causal else "Reading turns") as advance_bar:
-            for chunk in self._chunks(streams):
-                rows: list[dict[int, Tensor]] = [{} for _ in streams]
-                emitted = engine.advance(self.stack, current, chunk, self.options.limits, embed=causal)
-                for stream, turn, embedding in emitted:
-                    if embedding is not None:
-                        rows[stream][turn] = embedding
-                    advance_bar(1)
-                self._collect(found, [[one[turn] for turn in sorted(one)] for one in rows])
+            for chunk in self._chunks([texts[:end] for texts, end in zip(streams, ends, strict=True)]):
+                self._advance(current, chunk, found, advance_bar)
+            before = list(current)
+            for chunk in self._chunks([texts[end:] for texts, end in zip(streams, ends, strict=True)], ends):
+                self._advance(current, chunk, found, advance_bar)
         embeddings = [torch.cat(parts) for parts in found] if causal else self.read_texts(streams, current)
         self._cut.report()
         # Slices share storage with the larger tensors they were cut from; a state keeps only its own.
-        return embeddings, [memory.compact() for memory in current]
+        after = [memory.compact() for memory in current]
+        for index, last in enumerate(own[-1] for own in turns):
+            if last.said is not None and last.is_unanswered:
+                after[index] = after[index].with_unanswered(last.said, before[index].compact())
+        return embeddings, after
+
+    def _advance(
+        self,
+        current: list[StreamMemory],
+        chunk: Sequence[Sequence[TokenIds]],
+        found: list[list[Tensor]],
+        advance_bar: Callable[[int], Any],
+    ) -> None:
+        """Read a chunk of each stream into ``current`` and, if turns see what is before them, add their embeddings."""
+        rows: list[dict[int, Tensor]] = [{} for _ in chunk]
+        causal = self.options.memory == "causal"
+        for stream, turn, embedding in engine.advance(self.stack, current, chunk, self.options.limits, embed=causal):
+            if embedding is not None:
+                rows[stream][turn] = embedding
+            advance_bar(1)
+        self._collect(found, [[one[turn] for turn in sorted(one)] for one in rows])
 
     def read_texts(self, texts: Sequence[Sequence[str]], memories: Sequence[StreamMemory]) -> list[Tensor]:
         """Encode ``texts[i]`` on ``memories[i]``; nothing is written. Returns ``(n_i, D)`` a stream."""
@@ -289,14 +326,25 @@ class Encoder:
                 embeddings = torch.nn.functional.normalize(embeddings, dim=-1)
             parts.append(embeddings.cpu() if self.options.to_numpy else embeddings)
 
-    def _chunks(self, streams: Sequence[Sequence[str]]) -> Iterator[list[list[TokenIds]]]:
-        """Tokenize the streams a few hundred turns at a time; a stream that has ended gives an empty list."""
+    def _chunks(
+        self, streams: Sequence[Sequence[str]], firsts: Sequence[int] | None = None
+    ) -> Iterator[list[list[TokenIds]]]:
+        """Tokenize the streams a few hundred turns at a time; a stream that has ended gives an empty list.
+
+        Args:
+            firsts: Turns of each stream that stand before these; None for none.
+        """
+        firsts = [0] * len(streams) if firsts is None else firsts
         share = max(1, _CHUNK_TURNS // len(streams))
         for start in range(0, max(len(turns) for turns in streams), share):
             parts = [list(turns[start : start + share]) for turns in streams]
             texts = [text for part in parts for text in part]
             ids = self._token_ids(texts)
-            places = [(stream, start + turn) for stream, part in enumerate(parts) for turn in range(len(part))]
+            places = [
+                (stream, firsts[stream] + start + turn)
+                for stream, part in enumerate(parts)
+                for turn in range(len(part))
+            ]
             name_of = partial(_name_of_turn, places, several=len(streams) > 1)
             self._cut.check(texts, ids, name_of, self.options.prompt)
             rest = iter(ids)

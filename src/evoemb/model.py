@@ -15,12 +15,12 @@ from evoemb.chat.answers import answer_rows, generate_ids
 from evoemb.chat.ids import DialogueIds, Messages, chat_ids, last_message_ids, with_excerpts
 from evoemb.chat.recurrence import embed_dialogue, write_turns
 from evoemb.chat_model import ChatModel
-from evoemb.encoding import MemoryMode, wants_progress_bar
+from evoemb.encoding import MemoryMode, taken_up, wants_progress_bar
 from evoemb.ranking import Hit, checked_top_k, fused_hits, top_hits
 from evoemb.state import MemoryState
 from evoemb.streaming.candidates import CandidateEmbeddings
 from evoemb.streaming.rows import Limits
-from evoemb.turns import Stream, as_turns
+from evoemb.turns import Stream, as_turns, read_turns
 
 
 class EvoEmbedding(ChatModel):
@@ -160,9 +160,10 @@ class EvoEmbedding(ChatModel):
         **reading: Any,
     ) -> list[list[Hit]]:
         """Rank turns as ``encode_document`` reads them for queries as ``encode_query`` reads them."""
-        turns, asked, after = as_turns(stream), as_turns(queries), self._one_stream(state)
+        asked, after = as_turns(queries), self._one_stream(state)
+        turns = [turn.text for turn in taken_up(read_turns(stream), after.snapshot()[0])[0]]
         reading["convert_to_tensor"] = True
-        corpus = self.encode_document(turns, stateful=True, state=after, memory=memory, **reading)
+        corpus = self.encode_document(stream, stateful=True, state=after, memory=memory, **reading)
         return self._ranked(
             self.encode_query(asked, state=after, **reading), corpus, turns, asked, top_k, hybrid=hybrid
         )

@@ -20,10 +20,11 @@ from evoemb.encoding import (
     assign,
     check_finite,
     refuse_without_memory,
+    taken_up,
 )
 from evoemb.memory_model import MemoryModel
 from evoemb.state import MemoryState
-from evoemb.turns import Message, Stream, as_streams
+from evoemb.turns import Message, Stream, TurnText, as_streams
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -167,7 +168,9 @@ class StreamEncoder(MemoryModel):
             pool: Refused with a memory: a stream is read in order.
             stateful: Read ``inputs`` as streams in order, every turn conditioned on the memory of its stream.
             state: Memory to start from. With ``stateful`` it is advanced when the call has succeeded, and left as it
-                was when it fails; without, it is only read, and every text sees all of it. A state of B streams takes
+                was when it fails; without, it is only read, and every text sees all of it. If the stream goes on with
+                the answer to a user message that the state still waits for (``state.unanswered``), that turn is read
+                again as a whole: the first embedding takes the place of its former one. A state of B streams takes
                 B streams, or one list of B texts of which text i belongs to stream i.
             memory: With ``stateful``: ``"causal"``, turn t sees the memory of the turns before it; ``"final"``, every
                 turn sees the memory after the whole stream.
@@ -226,7 +229,7 @@ class StreamEncoder(MemoryModel):
         assigned = assign(as_streams(inputs), None if state is None else state.batch_size, stateful=stateful)
         lasting = state is not None
         if state is None:
-            state = self.new_state(len(assigned.streams))
+            state = self.new_state(len(assigned.turns))
         self.eval()
         before = state.snapshot()
         memories = [memory.to(self.device, self.dtype) for memory in before]
@@ -235,7 +238,12 @@ class StreamEncoder(MemoryModel):
         encoder = Encoder(self._stack(), options)
         if not stateful:
             return encoder.give_back(encoder.read_texts(assigned.streams, memories), assigned.form)
-        embeddings, after = encoder.read_streams(assigned.streams, memories)
+        if lasting:
+            starts = [taken_up(turns, memory) for turns, memory in zip(assigned.turns, memories, strict=True)]
+            turns, memories = [turns for turns, _ in starts], [memory for _, memory in starts]
+        else:  # no later call can bring an answer
+            turns = [[TurnText(turn.text) for turn in turns] for turns in assigned.turns]
+        embeddings, after = encoder.read_streams(turns, memories)
         result = encoder.give_back(embeddings, assigned.form)
         check_finite(after)
         state.advance(before, after)

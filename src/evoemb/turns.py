@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from evoemb._errors import InputError, InputTypeError
 from evoemb.data.messages import ASSISTANT, SYSTEM, USER, ChatMessage, as_message, check_unicode, is_message, kind_of
@@ -19,17 +19,49 @@ Stream: TypeAlias = Sequence[str] | Sequence[Message]
 _STREAM_FORMS = 'a list of strings (one a turn) or a list of {"role": ..., "content": ...} messages'
 
 
+class TurnText(NamedTuple):
+    """The text of a turn, and how the turn may hang together with what comes before and after it.
+
+    Args:
+        text: What the model reads.
+        said: The lines of its messages that say something; None for a turn given as a string.
+        is_unanswered: Whether it is made of messages and its answer may still come.
+        is_continuation: Whether its first message begins no turn: it belongs to an unanswered turn before it.
+    """
+
+    text: str
+    said: str | None = None
+    is_unanswered: bool = False
+    is_continuation: bool = False
+
+    def after(self, said: str | None) -> TurnText:
+        """Return the turn that this one makes with the unanswered turn before it; itself if it continues none.
+
+        Args:
+            said: What that turn says so far; None if there is none.
+        """
+        if said is None or self.said is None or not self.is_continuation:
+            return self
+        lines = "\n".join(one for one in (said, self.said) if one)
+        return TurnText(lines or self.text, lines, self.is_unanswered)
+
+
 @dataclass(frozen=True, slots=True)
 class ParsedStreams:
     """The streams found in an input, and in which form they were given, so that results can be given back likewise.
 
-    ``streams`` holds the turn texts of every stream. ``nested`` is True if several streams were given (a list of
+    ``turns`` holds the turns of every stream. ``nested`` is True if several streams were given (a list of
     streams, even of one). ``single`` is True if one bare string or one bare message was given. Never both.
     """
 
-    streams: list[list[str]]
+    turns: list[list[TurnText]]
     nested: bool
     single: bool
+
+    @property
+    def streams(self) -> list[list[str]]:
+        """The turn texts of every stream."""
+        return [[turn.text for turn in turns] for turns in self.turns]
 
 
 def as_turns(stream: Stream) -> list[str]:
@@ -52,12 +84,17 @@ def as_turns(stream: Stream) -> list[str]:
     Source: upstream joins a turn's two messages in this wording; pairing by role is evoemb's own
     (`pairs_by_position` pairs as upstream does).
     """
+    return [turn.text for turn in read_turns(stream)]
+
+
+def read_turns(stream: Stream) -> list[TurnText]:
+    """The turns of one stream, as `as_turns`, with how the first and the last hang together with other pieces of it."""
     items = _items(stream)
     if not items:
         raise InputError("This stream is empty. A stream needs at least one turn: pass one, or skip the call.")
     if is_message(items[0]):
         return _pair_by_role([as_message(item, f"Message {index}") for index, item in enumerate(items)])
-    return [_checked_text(item, index) for index, item in enumerate(items)]
+    return [TurnText(_checked_text(item, index)) for index, item in enumerate(items)]
 
 
 def as_streams(inputs: str | Message | Stream | Sequence[Stream]) -> ParsedStreams:
@@ -67,16 +104,16 @@ def as_streams(inputs: str | Message | Stream | Sequence[Stream]) -> ParsedStrea
         inputs: A string, a message, a stream (see `as_turns`), or a sequence of streams.
 
     Returns:
-        The streams' turn texts and which of these forms was given.
+        The streams' turns and which of these forms was given.
 
     Raises:
         InputTypeError: As `as_turns`; also strings or messages beside whole streams in one sequence.
         InputError: As `as_turns`; also an empty sequence, or an empty stream among several (the text says which).
     """
     if isinstance(inputs, str):
-        return ParsedStreams([as_turns([inputs])], nested=False, single=True)
+        return ParsedStreams([read_turns([inputs])], nested=False, single=True)
     if is_message(inputs):
-        return ParsedStreams([as_turns([inputs])], nested=False, single=True)  # type: ignore[arg-type]
+        return ParsedStreams([read_turns([inputs])], nested=False, single=True)  # type: ignore[arg-type]
     items = _items(inputs)
     if not items:
         raise InputError(
@@ -91,7 +128,7 @@ def as_streams(inputs: str | Message | Stream | Sequence[Stream]) -> ParsedStrea
                 "its turns flat."
             )
     if not nested:
-        return ParsedStreams([as_turns(items)], nested=False, single=False)
+        return ParsedStreams([read_turns(items)], nested=False, single=False)
     return ParsedStreams([_nth_stream(item, index) for index, item in enumerate(items)], nested=True, single=False)
 
 
@@ -120,36 +157,36 @@ def pairs_by_position(messages: Sequence[Message]) -> list[str]:
     return turns
 
 
-def _pair_by_role(messages: Sequence[ChatMessage]) -> list[str]:
+def _pair_by_role(messages: Sequence[ChatMessage]) -> list[TurnText]:
     """Join each user message with the answer behind it; what tools say in between belongs to that turn."""
-    turns: list[str] = []
-    open_turn: list[ChatMessage] = []
+    turns: list[TurnText] = []
     for message in messages:
-        if message.role in (USER, SYSTEM) and open_turn:
-            turns.append(_joined(open_turn))
-            open_turn = []
-        open_turn.append(message)
-        answers = message.role == ASSISTANT and not (message.calls_tools and not message.content)
-        if answers or message.role == SYSTEM:
-            turns.append(_joined(open_turn))
-            open_turn = []
-    if open_turn:
-        turns.append(_joined(open_turn))
+        new = _turn_of(message)
+        if turns and turns[-1].is_unanswered and new.is_continuation:
+            before = turns.pop()
+            new = new.after(before.said)._replace(is_continuation=before.is_continuation)
+        turns.append(new)
     return turns
 
 
-def _joined(messages: Sequence[ChatMessage]) -> str:
-    """Return one turn's text: a line a message, without empty ones.
+def _turn_of(message: ChatMessage) -> TurnText:
+    """Return the turn that a message is by itself: a line of text, or only a label where it says nothing.
 
     Released checkpoints were trained with "User" and "Assistant", so these words are not ours to polish.
     """
-    lines = [f"{message.label}: {message.content}" for message in messages if message.content]
-    return "\n".join(lines) or f"{messages[-1].label}: "
+    line = f"{message.label}: {message.content}"
+    answers = message.role == ASSISTANT and not (message.calls_tools and not message.content)
+    return TurnText(
+        line,
+        line if message.content else "",
+        is_unanswered=not answers and message.role != SYSTEM,
+        is_continuation=message.role not in (USER, SYSTEM),
+    )
 
 
 def _join(first: str, second: str) -> str:
     """One turn's text of two contents, whoever wrote them."""
-    return _joined([ChatMessage(USER, first), ChatMessage(ASSISTANT, second)])
+    return _turn_of(ChatMessage(ASSISTANT, second)).after(_turn_of(ChatMessage(USER, first)).said).text
 
 
 def _items(stream: object) -> list[Any]:
@@ -180,10 +217,10 @@ def _is_sequence(value: object) -> bool:
     return hasattr(value, "__iter__") and hasattr(value, "__len__")
 
 
-def _nth_stream(stream: Any, index: int) -> list[str]:
-    """`as_turns` on one of several streams; an error says which."""
+def _nth_stream(stream: Any, index: int) -> list[TurnText]:
+    """`read_turns` on one of several streams; an error says which."""
     try:
-        return as_turns(stream)
+        return read_turns(stream)
     except InputError as error:
         raise InputError(f"In stream {index} of the several given: {error}") from error
     except InputTypeError as error:

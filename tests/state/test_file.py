@@ -97,7 +97,7 @@ def test_saving_over_a_file_replaces_it_and_leaves_nothing_else(model, state, pa
 
 def test_the_file_holds_numbers_and_what_they_belong_to_only(model, path):
     header = header_of(path)
-    assert set(header) == {"format", "spec", "num_turns"}
+    assert set(header) == {"format", "spec", "num_turns", "unanswered"}
     assert header["spec"]["fingerprint"] == model.state_spec.fingerprint
     names = {name.split(".")[0] for name in load_file(path)}
     assert names <= {"latents", "open_ids", "open_lengths"}
@@ -227,14 +227,21 @@ HEADERS = [
     ({"format": 1}, "it has format 1, and this version of evoemb reads 2"),
     ({"format": None}, "it has format None"),
     ({"num_turns": [1, 13]}, "claims 1 turns, too few"),
-    ({"num_turns": [6]}, "its tensors are not those of 1 streams"),
+    ({"num_turns": [6], "unanswered": [None]}, "its tensors are not those of 1 streams"),
     ({"num_turns": [-5, 13]}, r"header is damaged \(num_turns is -5\)"),
     ({"num_turns": [True, 13]}, "num_turns is True"),
     ({"num_turns": [float("inf"), 13]}, "num_turns is inf"),
     ({"num_turns": ["many", 13]}, "header is damaged"),
     ({"num_turns": 5}, "it holds no stream"),
     ({"num_turns": []}, "it holds no stream"),
-    ({"num_turns": [6, 13, 1]}, "its tensors are not those of 3 streams"),
+    ({"num_turns": [6, 13, 1], "unanswered": [None] * 3}, "its tensors are not those of 3 streams"),
+    (
+        {"num_turns": [6, 13], "unanswered": ["x", None]},
+        r"its tensors are not those of 2 streams \('before.latents.0'\)",
+    ),
+    ({"unanswered": [None]}, r"unanswered is \[None\]"),
+    ({"unanswered": [5, None]}, "unanswered is 5"),
+    ({"unanswered": None}, "unanswered is None"),
     ({"spec": {}}, "header is damaged"),
     ({"spec": None}, "header is damaged"),
     ({"num_latents": "3"}, "header is damaged"),
@@ -407,3 +414,27 @@ def test_what_a_killed_process_left_is_removed_by_a_later_save(state, path):
     state.save(path)
     assert not old.exists()
     assert new.exists()  # another process may be writing it
+
+
+def test_the_memory_before_an_unanswered_turn_is_checked_as_any_other(models, stream, tmp_path):
+    model, path = models("qwen3", "prefix"), tmp_path / "chat.safetensors"
+    state = model.new_state()
+    messages = [{"role": "user", "content": text} for text in stream[:2]]
+    model.encode(messages, stateful=True, state=state)
+    state.save(path)
+    latents = load_file(path)["before.latents.0"]
+    for values, message in (
+        ({"before.latents.0": latents * torch.nan}, "stream 0 holds latents that are NaN"),
+        ({"before.latents.0": latents.repeat(9, 1)}, "stream 0 holds 27 entries in before.latents.0, more than 24"),
+        ({"before.latents.0": latents[:, 1:].contiguous()}, "stream 0 holds latents of shape"),
+        ({"before.open_ids.0": None}, "stream 0 holds half of an open segment"),
+        ({"before.latents.0": None}, r"not those of 1 streams \('before.latents.0'\)"),
+    ):
+        state.save(path)
+        rewrite(path, **values)
+        with pytest.raises(StateError, match=message):
+            MemoryState.load(path)
+    state.save(path)
+    rewrite(path, changed(path, unanswered=[None]))
+    with pytest.raises(StateError, match="not those of 1 streams"):
+        MemoryState.load(path)

@@ -22,6 +22,7 @@ from evoemb.state.memory import StateSpec, StreamMemory
 
 FORMAT_VERSION = 2
 _HEADER = "evoemb_state"
+_BEFORE = "before."
 
 # What a state can need at most; a damaged or hostile file asks for more, and is refused before memory is taken for it.
 _MAX_BYTES = 2**33
@@ -37,16 +38,26 @@ def to_bytes(spec: StateSpec, memories: Sequence[StreamMemory]) -> bytes:
 
     They hold ``latents.<i>`` ``(M, S)`` for stream i and, where a segment is open, its token ids in ``open_ids.<i>``
     with the length of each turn in ``open_lengths.<i>``; the header holds the spec, the counts and a checksum of all.
+    Where the newest turn is unanswered, the header holds its text, and ``before.latents.<i>`` and so on are the memory
+    before it.
     """
     tensors: dict[str, Tensor] = {}
     for index, memory in enumerate(memories):
-        tensors[f"latents.{index}"] = memory.latents.detach().cpu().contiguous().clone()
-        if memory.open_turns:
-            tensors[f"open_ids.{index}"] = torch.tensor([i for turn in memory.open_turns for i in turn])
-            tensors[f"open_lengths.{index}"] = torch.tensor([len(turn) for turn in memory.open_turns])
+        _add_tensors(tensors, memory, index)
+        if memory.unanswered is not None:
+            _add_tensors(tensors, memory.unanswered.before, index, _BEFORE)
     counts = [memory.num_turns for memory in memories]
-    header = json.dumps({"format": FORMAT_VERSION, "spec": asdict(spec), "num_turns": counts})
+    unanswered = [memory.unanswered and memory.unanswered.said for memory in memories]
+    fields_of_header = {"format": FORMAT_VERSION, "spec": asdict(spec), "num_turns": counts, "unanswered": unanswered}
+    header = json.dumps(fields_of_header)
     return save_tensors(tensors, metadata={_HEADER: f"{_digest(header, tensors)} {header}"})
+
+
+def _add_tensors(tensors: dict[str, Tensor], memory: StreamMemory, index: int, before: str = "") -> None:
+    tensors[f"{before}latents.{index}"] = memory.latents.detach().cpu().contiguous().clone()
+    if memory.open_turns:
+        tensors[f"{before}open_ids.{index}"] = torch.tensor([i for turn in memory.open_turns for i in turn])
+        tensors[f"{before}open_lengths.{index}"] = torch.tensor([len(turn) for turn in memory.open_turns])
 
 
 def from_bytes(content: bytes, name: str = "These bytes") -> tuple[StateSpec, list[StreamMemory]]:
@@ -62,15 +73,18 @@ def from_bytes(content: bytes, name: str = "These bytes") -> tuple[StateSpec, li
     try:
         tensors_header, told = _outline(content)
         digest, _, header = told.partition(" ")
-        spec, counts = _checked_header(header)
-        _check_sizes(spec, counts, tensors_header)
+        spec, counts, unanswered = _checked_header(header)
+        _check_sizes(spec, unanswered, tensors_header)
         tensors = _tensors(content)
         if digest != _digest(header, tensors):
             raise _UnreadableError("its checksum is another one: the file was changed or damaged")
-        memories = [_memory(tensors, index, count) for index, count in enumerate(counts)]
-        for index, memory in enumerate(memories):
-            if problem := _contradiction(spec, memory):
-                raise _UnreadableError(f"stream {index} {problem}")
+        memories = []
+        for index, (count, text) in enumerate(zip(counts, unanswered, strict=True)):
+            memory = _memory(spec, tensors, index, count)
+            if text is not None:
+                before = _memory(spec, tensors, index, count - 1, _BEFORE)
+                memory = memory.with_unanswered(text, before)
+            memories.append(memory)
     except _UnreadableError as error:
         raise StateError(
             f"{name} cannot be read as a memory state: {error}. Pass what MemoryState.save or to_bytes wrote, or read "
@@ -149,15 +163,15 @@ def _tensors(content: bytes) -> dict[str, Tensor]:
         raise _UnreadableError(f"it is no safetensors file ({error!s:.100})") from error
 
 
-def _checked_header(text: str) -> tuple[StateSpec, list[int]]:
-    """Return the spec and how many turns each stream has read."""
+def _checked_header(text: str) -> tuple[StateSpec, list[int], list[str | None]]:
+    """Return the spec, how many turns each stream has read, and what its unanswered turn says."""
     try:
         header = json.loads(text)
         version = header["format"]
         if version != FORMAT_VERSION:
             raise _UnreadableError(f"it has format {version!r:.40}, and this version of evoemb reads {FORMAT_VERSION}")
         spec = StateSpec(**{field.name: header["spec"][field.name] for field in fields(StateSpec)})
-        counts = header["num_turns"]
+        counts, unanswered = header["num_turns"], header["unanswered"]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise _UnreadableError(f"its header is damaged ({error!r:.100})") from error
     for field in fields(StateSpec):
@@ -169,23 +183,30 @@ def _checked_header(text: str) -> tuple[StateSpec, list[int]]:
     for count in counts:
         if type(count) is not int or not 0 <= count <= _MAX_NUMBER:
             raise _UnreadableError(f"its header is damaged (num_turns is {count!r:.40})")
-    return spec, counts
+    if not isinstance(unanswered, list) or len(unanswered) != len(counts):
+        raise _UnreadableError(f"its header is damaged (unanswered is {unanswered!r:.40})")
+    for count, text_waiting in zip(counts, unanswered, strict=True):
+        if text_waiting is not None and (not isinstance(text_waiting, str) or count < 1):
+            raise _UnreadableError(f"its header is damaged (unanswered is {text_waiting!r:.40})")
+    return spec, counts, unanswered
 
 
-def _check_sizes(spec: StateSpec, counts: Sequence[int], header: Mapping[str, Any]) -> None:
+def _check_sizes(spec: StateSpec, unanswered: Sequence[str | None], header: Mapping[str, Any]) -> None:
     """Refuse tensors of another kind or of more numbers than the spec allows, by their header alone."""
-    allowed = {f"latents.{index}" for index in range(len(counts))}
+    places = [(str(index), "") for index in range(len(unanswered))]
+    places += [(str(index), _BEFORE) for index, text in enumerate(unanswered) if text is not None]
+    allowed = {f"{before}latents.{index}" for index, before in places}
     missing = allowed - set(header)
-    allowed |= {f"{name}.{index}" for index in range(len(counts)) for name in ("open_ids", "open_lengths")}
+    allowed |= {f"{before}{name}.{index}" for index, before in places for name in ("open_ids", "open_lengths")}
     if missing or set(header) - allowed:
         wrong = sorted(missing)[:1] or sorted(set(header) - allowed)[:1]
-        raise _UnreadableError(f"its tensors are not those of {len(counts)} streams ({wrong[0]!r:.60})")
+        raise _UnreadableError(f"its tensors are not those of {len(unanswered)} streams ({wrong[0]!r:.60})")
     for name, one in header.items():
         kind, shape = one.get("dtype"), one.get("shape")
         if not isinstance(shape, list) or not all(type(length) is int for length in shape):
             raise _UnreadableError(f"its header is damaged (the shape of {name} is {shape!r:.40})")
         index = name.rpartition(".")[2]
-        if name.startswith("latents."):
+        if ".latents." in f".{name}":
             most = spec.capacity_latents + spec.segment_turns * spec.num_latents
             if kind not in _LATENT_TYPES:
                 raise _UnreadableError(f"stream {index} holds latents of type {kind}, expected a floating-point type")
@@ -194,15 +215,17 @@ def _check_sizes(spec: StateSpec, counts: Sequence[int], header: Mapping[str, An
                     f"stream {index} holds latents of shape {tuple(shape)}, expected (M, {spec.latent_size})"
                 )
         else:
-            most = spec.segment_turns if name.startswith("open_lengths") else spec.segment_tokens + _MAX_TURN_TOKENS
+            most = spec.segment_turns if "open_lengths" in name else spec.segment_tokens + _MAX_TURN_TOKENS
             if kind != "I64" or len(shape) != 1:
                 raise _UnreadableError(f"stream {index} holds an open segment of another form ({name}: {kind} {shape})")
         if shape[0] > most:
             raise _UnreadableError(f"stream {index} holds {shape[0]} entries in {name}, more than {most}")
 
 
-def _memory(tensors: Mapping[str, Tensor], index: int, num_turns: int) -> StreamMemory:
-    lengths, ids = tensors.get(f"open_lengths.{index}"), tensors.get(f"open_ids.{index}")
+def _memory(
+    spec: StateSpec, tensors: Mapping[str, Tensor], index: int, num_turns: int, before: str = ""
+) -> StreamMemory:
+    lengths, ids = tensors.get(f"{before}open_lengths.{index}"), tensors.get(f"{before}open_ids.{index}")
     turns: tuple[tuple[int, ...], ...] = ()
     if (lengths is None) != (ids is None):
         raise _UnreadableError(f"stream {index} holds half of an open segment")
@@ -210,7 +233,10 @@ def _memory(tensors: Mapping[str, Tensor], index: int, num_turns: int) -> Stream
         if bool((lengths < 0).any()) or int(lengths.sum()) != len(ids):
             raise _UnreadableError(f"stream {index} holds an open segment whose turns do not add up")
         turns = tuple(tuple(part.tolist()) for part in ids.split(lengths.tolist()))
-    return StreamMemory(tensors[f"latents.{index}"], num_turns, turns)
+    memory = StreamMemory(tensors[f"{before}latents.{index}"], num_turns, turns)
+    if problem := _contradiction(spec, memory):
+        raise _UnreadableError(f"stream {index} {problem}")
+    return memory
 
 
 def _contradiction(spec: StateSpec, memory: StreamMemory) -> str | None:

@@ -22,7 +22,8 @@ class MemoryState:
     ``stateful=True`` only reads it. Make one with ``model.new_state()`` or :meth:`load`.
 
     Its size is bounded: the queue's ``C`` latents a stream and, where the model reads several turns together, the
-    token ids and latents of the segment that is still open.
+    token ids and latents of the segment that is still open. While a turn waits for its answer (see :attr:`unanswered`),
+    the memory before it is kept beside it.
     """
 
     def __init__(self, spec: StateSpec, memories: Sequence[StreamMemory]) -> None:
@@ -58,6 +59,17 @@ class MemoryState:
         return [memory.queue(self._spec.capacity_latents) for memory in self._memories]
 
     @property
+    def unanswered(self) -> str | tuple[str | None, ...] | None:
+        """What the newest turn says, ``"User: ..."``, while its answer may still come; else None.
+
+        One for one stream, one a stream for several. If the next call begins with an assistant message, that turn is
+        read again with its answer, and the first vector of that call takes the place of the turn's former one.
+        """
+        waiting = [memory.unanswered for memory in self._memories]
+        found = [None if turn is None else turn.said for turn in waiting]
+        return found[0] if len(found) == 1 else tuple(found)
+
+    @property
     def nbytes(self) -> int:
         """Bytes held for all streams."""
         return sum(memory.nbytes for memory in self._memories)
@@ -65,7 +77,7 @@ class MemoryState:
     @property
     def cache_nbytes(self) -> int:
         """Bytes kept beside the state so that the next step is cheap; never saved, see :meth:`trim`."""
-        return sum(memory.live.nbytes for memory in self._memories if memory.live is not None)
+        return sum(memory.kept_nbytes for memory in self._memories)
 
     @property
     def device(self) -> torch.device:
@@ -116,8 +128,7 @@ class MemoryState:
         What is kept are keys and values of the queue and of the open segment, up to 256 MiB a stream.
         """
         for memory in self._memories:
-            if memory.live is not None:
-                memory.live.trim()
+            memory.trim()
 
     @classmethod
     def stack(cls, states: Sequence[MemoryState]) -> MemoryState:
@@ -178,6 +189,8 @@ class MemoryState:
         *,
         num_turns: int,
         open_turns: Sequence[Sequence[int]] = (),
+        unanswered: str | None = None,
+        before: MemoryState | None = None,
     ) -> MemoryState:
         """Build the state after some turn of a stream from what its last turns left, exactly.
 
@@ -188,11 +201,24 @@ class MemoryState:
             num_turns: Turns read in all.
             open_turns: Token ids of the turns of the segment that is still open (``state.open_turns``); none where a
                 segment is one turn.
+            unanswered: What the last turn says, while its answer may still come (``state.unanswered``).
+            before: With ``unanswered``: the state before that turn, from which it is read again with its answer.
 
         Raises:
             StateError: The parts contradict each other or the spec.
         """
-        return cls(spec, [StreamMemory.of_turns(spec, latents, num_turns, open_turns)])
+        memory = StreamMemory.of_turns(spec, latents, num_turns, open_turns)
+        if (unanswered is None) is not (before is None):
+            raise StateError("An unanswered turn and the state before it belong together. Pass both, or neither.")
+        if unanswered is not None and before is not None:
+            spec.check(before.spec)
+            if before.batch_size != 1 or before.num_turns != num_turns - 1:
+                raise StateError(
+                    f"The state before the unanswered turn holds {before.batch_size} streams and {before.num_turns} "
+                    f"turns, expected one stream and {num_turns - 1} turns. Pass the state before the last turn."
+                )
+            memory = memory.with_unanswered(unanswered, before.snapshot()[0])
+        return cls(spec, [memory])
 
     @property
     def open_turns(self) -> list[tuple[tuple[int, ...], ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
@@ -112,6 +112,19 @@ class LiveCache:
 
 
 @dataclass(frozen=True, slots=True)
+class Unanswered:
+    """The newest turn of a stream, made of messages, while its answer may still come.
+
+    Args:
+        said: The lines of its messages so far that say something, as the model reads them.
+        before: The memory before this turn. From there the turn is read again as a whole once its answer has come.
+    """
+
+    said: str
+    before: StreamMemory
+
+
+@dataclass(frozen=True, slots=True)
 class StreamMemory:
     """The memory of one stream after some turns.
 
@@ -122,11 +135,13 @@ class StreamMemory:
         open_turns: Token ids of the turns in the open segment, oldest first. Later turns of a segment see the raw
             earlier ones, so they are kept until the segment is full. Empty where a segment is one turn.
         live: Where to keep what makes the next step cheap; None keeps nothing.
+        unanswered: The newest turn, if it was read and its answer may still come; None otherwise.
     """
 
     latents: Tensor
     num_turns: int = 0
     open_turns: tuple[tuple[int, ...], ...] = ()
+    unanswered: Unanswered | None = None
     live: LiveCache | None = field(default=None, compare=False, repr=False)
 
     @classmethod
@@ -184,17 +199,35 @@ class StreamMemory:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held: latents, plus eight for every token id of the open segment."""
-        return self.latents.nbytes + 8 * sum(len(turn) for turn in self.open_turns)
+        """Bytes held: latents, eight for every token id of the open segment, and what an unanswered turn keeps."""
+        own = self.latents.nbytes + 8 * sum(len(turn) for turn in self.open_turns)
+        if self.unanswered is None:
+            return own
+        return own + self.unanswered.before.nbytes + len(self.unanswered.said.encode())
+
+    @property
+    def kept_nbytes(self) -> int:
+        """Bytes kept beside the value so that the next step is cheap."""
+        before = 0 if self.unanswered is None else self.unanswered.before.kept_nbytes
+        return before + (0 if self.live is None else self.live.nbytes)
+
+    def trim(self) -> None:
+        """Let go of what is kept beside the value."""
+        if self.live is not None:
+            self.live.trim()
+        if self.unanswered is not None:
+            self.unanswered.before.trim()
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> StreamMemory:
         """Give the same memory on ``device`` (and in ``dtype``, if given); itself if it is there already."""
         moved = self.latents.to(device=device, dtype=dtype or self.latents.dtype)
-        return self if moved is self.latents else replace(self, latents=moved, live=None)
+        if moved is self.latents:
+            return self
+        return self._with_before(lambda before: before.to(device, dtype), latents=moved, live=None)
 
     def copy(self) -> StreamMemory:
         """Give a memory that shares no storage with this one; what can be computed again is left behind."""
-        return replace(self, latents=self.latents.detach().clone(), live=None)
+        return self._with_before(StreamMemory.copy, latents=self.latents.detach().clone(), live=None)
 
     def compact(self) -> StreamMemory:
         """Give the same memory on storage of its own size, with what makes its next step cheap."""
@@ -202,7 +235,24 @@ class StreamMemory:
 
     def without_live(self) -> StreamMemory:
         """Give the same memory with nothing kept beside it."""
-        return replace(self, live=None)
+        return self._with_before(StreamMemory.without_live, live=None)
+
+    def _with_before(self, change: Callable[[StreamMemory], StreamMemory], **values: Any) -> StreamMemory:
+        """Return this memory with other values, and with ``change`` done to the memory before an unanswered turn."""
+        unanswered = self.unanswered and replace(self.unanswered, before=change(self.unanswered.before))
+        return replace(self, unanswered=unanswered, **values)
+
+    def with_unanswered(self, said: str, before: StreamMemory) -> StreamMemory:
+        """Return the same memory, whose newest turn waits for its answer.
+
+        Args:
+            said: What the turn's messages say so far.
+            before: The memory before that turn.
+        """
+        before = replace(before, unanswered=None)
+        if before.kept_nbytes + self.kept_nbytes > KEPT_BYTES:  # both together have the bound of one
+            before = before.without_live()
+        return replace(self, unanswered=Unanswered(said, before))
 
     def kept_live(self) -> StreamMemory:
         """Give the same memory with a place for what makes its next step cheap."""
