@@ -25,7 +25,7 @@ ROWS: dict[int, tuple[str, ...]] = {
     5: ("chat.*", "encoding", "model_card", "saved_memory", "timeline", "upstream.*"),
     4: ("cuts", "stack", "streaming.*"),
     3: ("modules.*",),
-    2: ("state.*", "turns"),
+    2: ("state.*",),
     1: ("_files", "data.*", "defaults", "prompts", "ranking.*", "segments"),
     0: ("_errors", "_lazy", "_shapes"),
 }
@@ -42,7 +42,7 @@ class Place(NamedTuple):
 
 
 class Import(NamedTuple):
-    """One import statement's target, as written: ``evoemb.turns`` or ``torch.nn``."""
+    """One import statement's target, as written: ``evoemb.state`` or ``torch.nn``."""
 
     importer: str
     target: str
@@ -50,7 +50,7 @@ class Import(NamedTuple):
 
 
 def place_of(module: str) -> Place:
-    """The row of a module, given as ``turns`` or ``modules.adapters``."""
+    """The row of a module, given as ``model`` or ``modules.adapters``."""
     for row, entries in ROWS.items():
         for entry in entries:
             name = entry.removesuffix(".*")
@@ -92,7 +92,7 @@ def absolute(node: ast.ImportFrom, folder: tuple[str, ...]) -> str:
 
 
 def upward_imports(package: Path) -> list[str]:
-    """Each import that does not go down, as ``turns:9 (row 2) imports model (row 9)``."""
+    """Each import that does not go down, as ``state:9 (row 2) imports model (row 9)``."""
     found = []
     for importer, target, line in imports_in(package):
         if target.split(".")[0] != "evoemb":
@@ -163,9 +163,9 @@ def test_the_package_neither_prints_nor_asserts():
     ],
 )
 def test_an_import_that_does_not_go_down_is_found(planted, source, name):
-    package = planted(turns=source, model="", stack="", modules__in__adapters="", modules__in____init__="")
+    package = planted(state=source, model="", stack="", modules__in__adapters="", modules__in____init__="")
     line = source.count("\n") + 1
-    assert upward_imports(package) == [f"turns:{line} (row 2) imports {name} (row {place_of(name).row})"]
+    assert upward_imports(package) == [f"state:{line} (row 2) imports {name} (row {place_of(name).row})"]
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,11 @@ from tqdm.auto import tqdm
 
 from evoemb._errors import InputError, StateError
 from evoemb.cuts import CutTexts
+from evoemb.data.turns import ParsedStreams, TurnText
 from evoemb.state import MemoryState
 from evoemb.state.memory import StreamMemory
 from evoemb.streaming import engine
 from evoemb.streaming.rows import Limits, Stack, TokenIds
-from evoemb.turns import ParsedStreams, TurnText
 
 logger = logging.getLogger(__name__)
 

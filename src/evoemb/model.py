@@ -15,12 +15,12 @@ from evoemb.chat.answers import answer_rows, generate_ids
 from evoemb.chat.ids import DialogueIds, Messages, chat_ids, last_message_ids, with_excerpts
 from evoemb.chat.recurrence import embed_dialogue, write_turns
 from evoemb.chat_model import ChatModel
+from evoemb.data.turns import Stream, as_turns, read_turns
 from evoemb.encoding import MemoryMode, taken_up, wants_progress_bar
 from evoemb.ranking import Hit, checked_top_k, fused_hits, top_hits
 from evoemb.state import MemoryState
 from evoemb.streaming.candidates import CandidateEmbeddings
 from evoemb.streaming.rows import Limits
-from evoemb.turns import Stream, as_turns, read_turns
 
 
 class EvoEmbedding(ChatModel):

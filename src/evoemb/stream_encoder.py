@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evoemb._errors import InputError
+from evoemb.data.turns import Message, Stream, TurnText, as_streams
 from evoemb.encoding import (
     EncodeArguments,
     EncodeOptions,
@@ -24,7 +25,6 @@ from evoemb.encoding import (
 )
 from evoemb.memory_model import MemoryModel
 from evoemb.state import MemoryState
-from evoemb.turns import Message, Stream, TurnText, as_streams
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from evoemb._errors import InputError, InputTypeError
-from evoemb.turns import as_streams, as_turns
+from evoemb.data.turns import as_streams, as_turns
 
 
 class Role(str, enum.Enum):

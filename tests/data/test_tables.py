@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evoemb._errors import InputTypeError
-from evoemb.turns import as_streams, as_turns
+from evoemb.data.turns import as_streams, as_turns
 
 pd = pytest.importorskip("pandas")
 pa = pytest.importorskip("pyarrow")

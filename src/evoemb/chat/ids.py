@@ -8,11 +8,11 @@ from typing import Any
 
 from evoemb._errors import InputError
 from evoemb.cuts import CutTexts
+from evoemb.data.turns import as_turns, pairs_by_position
 from evoemb.modules.dialogue_format import DialogueConfig, split_chat
 from evoemb.modules.stateful_transformer import StatefulTransformer
 from evoemb.modules.tokenizing import token_ids
 from evoemb.streaming.rows import TokenIds
-from evoemb.turns import as_turns, pairs_by_position
 
 Messages = Sequence[Mapping[str, Any]]
 

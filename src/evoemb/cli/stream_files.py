@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from evoemb._errors import InputError
-from evoemb.turns import as_turns
+from evoemb.data.turns import as_turns
 
 FORMATS = ("auto", "messages", "turns", "evotrain", "stream", "text")
 

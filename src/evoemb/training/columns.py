@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from evoemb._errors import InputError, InputTypeError
-from evoemb.turns import as_turns
+from evoemb.data.turns import as_turns
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from evoemb._errors import InputError
-from evoemb.turns import as_turns
+from evoemb.data.turns import as_turns
 
 
 def document_rows(

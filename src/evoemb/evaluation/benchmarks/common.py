@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from evoemb._errors import InputError
+from evoemb.data.turns import as_turns
 from evoemb.evaluation.schema import StreamTurn
-from evoemb.turns import as_turns
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evoemb._errors import EvoembError, InputError, InputTypeError
-from evoemb.turns import as_streams, as_turns, pairs_by_position, read_turns
+from evoemb.data.turns import as_streams, as_turns, pairs_by_position, read_turns
 
 
 def user(content: Any) -> dict[str, Any]:
