@@ -76,7 +76,7 @@ BAD_CALLS = [
     ({"inputs": ["ok", None]}, InputTypeError, "Turn 1 is None"),
     ({"inputs": ["ok", 5]}, InputTypeError, "Turn 1 is an int"),
     ({"inputs": [{"role": "user"}]}, InputError, 'no "content"'),
-    ({"inputs": [{"role": "tool", "content": "x"}]}, InputError, "role 'tool'"),
+    ({"inputs": [{"role": "wizard", "content": "x"}]}, InputError, "role 'wizard'"),
     ({"inputs": (turn for turn in ["ok"])}, InputTypeError, "read only once"),
     ({"inputs": [["ok"], ["ok"]]}, StateError, "holds 1 streams, but 2 streams were given"),
     ({"inputs": ["ok"], "batch_size": 0}, InputError, "batch_size=0"),
