@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from evoemb._errors import InputTypeError
 from evoemb.chat.ids import candidate_ids
 from evoemb.cuts import CutTexts
+from evoemb.data.tables import is_table, items_of
 from evoemb.modules.stateful_transformer import StatefulTransformer
 from evoemb.state import MemoryState
 
@@ -47,11 +48,11 @@ def checked_documents(documents: Any) -> list[str]:
     """
     kind = type(documents).__name__
     has_order = hasattr(documents, "__iter__") and hasattr(documents, "__len__") and getattr(documents, "ndim", 1) == 1
-    if isinstance(documents, str | bytes | Mapping | Set) or not has_order:
+    if isinstance(documents, str | bytes | Mapping | Set) or not (has_order or is_table(documents)):
         raise InputTypeError(
             f"documents is of type {kind}, expected a list of strings, in order. Pass list(documents)."
         )
-    found = list(documents)
+    found = items_of(documents)
     for index, text in enumerate(found):
         if not isinstance(text, str):
             kind = type(text).__name__

@@ -64,7 +64,7 @@ BROKEN = {
     "evotrain, unknown role": (
         {**evotrain_row(), "messages": [{"role": "tool", "content": "x"}]},
         "messages[0]",
-        "the role 'tool' was given",
+        "the role 'tool' was given, but the roles here are",
     ),
     "evotrain without a last query": (
         {**evotrain_row(), "messages": [{"role": "assistant", "content": "x"}]},

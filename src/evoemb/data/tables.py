@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from evoemb._errors import InputTypeError
@@ -14,6 +15,24 @@ def is_table(value: object) -> bool:
     return bool(_names(value))
 
 
+def items_of(values: Any) -> list[Any]:
+    """Return what a sequence holds, in order: the rows of a table, the elements of a column or of anything else.
+
+    Raises:
+        InputTypeError: It is a table without a column of texts or of messages.
+    """
+    if is_table(values):
+        return rows_of(values)
+    return list(values.to_pylist()) if hasattr(values, "to_pylist") else list(values)
+
+
+def records_of(rows: Any) -> Iterable[Any]:
+    """Return the rows of a table as mappings, without empty cells; what is no table as it is."""
+    if not is_table(rows) or not len(rows) or isinstance(next(iter(rows), None), Mapping):  # a Dataset gives mappings
+        return rows  # type: ignore[no-any-return]
+    return _records(rows, _names(rows))
+
+
 def rows_of(table: Any) -> list[Any]:
     """Return the rows of a table: messages where it has the columns role and content, texts where it has one of texts.
 
@@ -22,11 +41,7 @@ def rows_of(table: Any) -> list[Any]:
     """
     names = _names(table)
     if {"role", "content"} <= set(names):
-        columns = {name: _column(table, name) for name in names if name not in _TEXT_COLUMNS or name == "content"}
-        return [
-            {name: one for name, one in zip(columns, row, strict=True) if not _is_empty(one)}
-            for row in zip(*columns.values(), strict=True)
-        ]
+        return _records(table, [name for name in names if name not in _TEXT_COLUMNS or name == "content"])
     for name in _TEXT_COLUMNS:
         if name in names:
             return _column(table, name)
@@ -51,6 +66,14 @@ def _names(value: object) -> list[str]:
         if found:
             return [str(name) for name in found]
     return []
+
+
+def _records(table: Any, names: list[str]) -> list[dict[str, Any]]:
+    columns = [_column(table, name) for name in names]
+    return [
+        {name: one for name, one in zip(names, row, strict=True) if not _is_empty(one)}
+        for row in zip(*columns, strict=True)
+    ]
 
 
 def _column(table: Any, name: str) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from evoemb._errors import InputError, InputTypeError
 from evoemb.data.messages import ASSISTANT, SYSTEM, USER, ChatMessage, as_message, check_unicode, is_message, kind_of
-from evoemb.data.tables import is_table, rows_of
+from evoemb.data.tables import is_table, items_of
 
 Message: TypeAlias = Mapping[str, Any]
 """A chat message: ``{"role": "user" | "assistant", "content": str}``; other keys are ignored."""
@@ -199,11 +199,9 @@ def _items(stream: object) -> list[Any]:
         raise InputTypeError(
             f"A stream is {_STREAM_FORMS}, but a dict was given. For a stream of one message, wrap it in a list."
         )
-    if is_table(stream):
-        return rows_of(stream)
-    if not _is_sequence(stream):
+    if not is_table(stream) and not _is_sequence(stream):
         raise InputTypeError(f"A stream is {_STREAM_FORMS}, but {kind_of(stream)} was given.{_remedy(stream)}")
-    return list(stream)  # type: ignore[call-overload, no-any-return]  # _is_sequence has checked that it iterates
+    return items_of(stream)
 
 
 def _is_sequence(value: object) -> bool:

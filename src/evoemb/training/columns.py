@@ -9,6 +9,8 @@ from numbers import Integral, Real
 from typing import Any
 
 from evoemb._errors import InputError, InputTypeError
+from evoemb.data.messages import ASSISTANT, TOOL, USER, as_message, is_message
+from evoemb.data.tables import items_of
 from evoemb.data.turns import as_turns
 
 
@@ -95,7 +97,10 @@ class _Row:
         """The elements of a list, array or tuple."""
         if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__") or not hasattr(value, "__len__"):
             raise self.error(field, _kind(value), f"a list of {what} is expected")
-        return list(value)
+        try:
+            return items_of(value)
+        except InputTypeError as error:
+            raise self.error(field, "a table of other columns", f"a list of {what} is expected. {error}") from error
 
 
 def parse_row(values: Any, row: int | str = 0) -> StreamExample:
@@ -143,8 +148,10 @@ def _plain(row: _Row) -> StreamExample:
         _question(row, text, own, len(turns), at, said, suffix)
         for text, own, at, said, suffix in zip(queries, evidence, asked_at, answer, suffixes, strict=True)
     ]
-    first = row.get("turns")[0]
-    history = _messages(row, "turns") if isinstance(first, Mapping) and "text" not in first else None
+    first = row.items(row.get("turns"), "turns", "strings or chat messages")[0]
+    history = _messages(row, "turns") if _is_chat_message(first) else None
+    if history and any(message["role"] == TOOL for message in history):
+        history = None  # chat templates differ in what they make of tools; the turns' texts hold their words
     return StreamExample(tuple(turns), tuple(questions), history, _timestamps(row, len(turns)))
 
 
@@ -214,7 +221,7 @@ def _turns(row: _Row, value: Any, field: str) -> list[str]:
         raise row.error(field, "an empty list", "at least one turn is expected; leave rows without turns out")
     if isinstance(items[0], Mapping) and "text" in items[0]:
         items = [item.get("text") if isinstance(item, Mapping) else item for item in items]
-    if isinstance(items[0], Mapping):
+    if is_message(items[0]):
         try:
             texts = as_turns(items)
         except (InputError, InputTypeError) as error:
@@ -277,9 +284,13 @@ def _evotrain(row: _Row) -> StreamExample:
     messages = _messages(row, "messages")
     if messages is None:
         return StreamExample(tuple(texts[:-1]), (Question(query, indices, count),))
-    answer = messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else None
+    for index, message in enumerate(messages):
+        if message["role"] == TOOL:
+            expected = "the roles here are system, user and assistant; leave out what tools say"
+            raise row.error(f"messages[{index}]", "the role 'tool'", expected)
+    answer = messages[-1]["content"] if messages and messages[-1]["role"] == ASSISTANT else None
     asked = messages[:-1] if answer is not None else messages
-    if not asked or asked[-1]["role"] != "user":
+    if not asked or asked[-1]["role"] != USER:
         expected = "the query, a user message, is expected as the last message before the answer"
         raise row.error("messages", f"a list of {len(messages)} that ends otherwise", expected)
     return StreamExample(
@@ -294,13 +305,18 @@ def _messages(row: _Row, column: str) -> tuple[dict[str, str], ...] | None:
     messages = []
     for index, message in enumerate(row.items(value, column, "chat messages")):
         field = f"{column}[{index}]"
-        if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
-            raise row.error(field, _kind(message), 'a message {"role": ..., "content": ...} is expected')
-        role = message["role"]
-        if role not in ("system", "user", "assistant"):
-            raise row.error(field, f"the role {role!r}", "the roles are system, user and assistant")
-        messages.append({"role": str(role), "content": row.text(message["content"], f"{field}.content")})
+        try:
+            read = as_message(message, f"Message {index}")
+        except (InputError, InputTypeError) as error:
+            expected = f'a message {{"role": ..., "content": ...}} is expected. {error}'.rstrip(".")
+            raise row.error(field, _kind(message), expected) from error
+        messages.append({"role": read.role, "content": read.content})
     return tuple(messages)
+
+
+def _is_chat_message(value: object) -> bool:
+    """Return whether a turn is given as a message; evoemb's own turns have a text beside."""
+    return is_message(value) and not (isinstance(value, Mapping) and "text" in value)
 
 
 def _kind(value: object) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evoemb._errors import InputError
+from evoemb.data.tables import records_of
 from evoemb.training.columns import RowError, StreamExample, parse_row
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def check_rows(rows: Iterable[Any]) -> tuple[dict[int, StreamExample], list[RowE
     """Check every row: the good ones by number, and an error for each broken one."""
     good: dict[int, StreamExample] = {}
     errors: list[RowError] = []
-    for index, row in enumerate(rows):
+    for index, row in enumerate(records_of(rows)):
         try:
             good[index] = parse_row(row, index)
         except RowError as error:
