@@ -278,7 +278,7 @@ def test_info_shows_what_the_model_says_of_itself(evoemb: Any, model_folder: str
         (["search", "{chat}", "half \udce4"], "QUERY: character 5 is half of a surrogate pair"),
         (["search", "nowhere.jsonl", "q"], "nowhere.jsonl: No such file or directory"),
         (["search", "{folder}", "q"], "{folder}: Is a directory"),
-        (["search", "{bad}", "q"], '{bad}, line 2: the role is "system"'),
+        (["search", "{bad}", "q"], "{bad}, line 2 has the role"),
         (["search", "{many}", "q"], "{many} holds 2 streams, but one is expected"),
         (["search", "{chat}", "q", "--state", "{folder}/no/s"], "--state {folder}/no/s: no file can be written there"),
         (["search", "{chat}", "q", "--state", "{folder}"], "--state {folder}: no file can be written there"),
@@ -302,7 +302,7 @@ def test_a_refused_request_says_why_on_standard_error(
 ) -> None:
     names = {"chat": chat, "folder": str(tmp_path)}
     names |= {name: str(tmp_path / f"{name}.file") for name in ("bad", "many", "two", "other")}
-    Path(names["bad"]).write_text('{"role": "user", "content": "u"}\n{"role": "system", "content": "s"}')
+    Path(names["bad"]).write_text('{"role": "user", "content": "u"}\n{"role": "narrator", "content": "s"}')
     Path(names["many"]).write_text('["one"]\n["two"]')
     models("bert", "attention").new_state(2).save(names["two"])
     models("bert", "prefix").new_state().save(names["other"])

@@ -103,7 +103,7 @@ def test_parts_without_text_leave_a_mark():
     [
         (said("narrator", "x"), InputError, "Message 0 has the role 'narrator', but the roles of messages are user"),
         (said("user", None), InputTypeError, "The content of message 0 is None"),
-        (said("user", [3]), InputTypeError, "A content part of message 0 is 3"),
+        (said("user", [3]), InputTypeError, "Message 0: a content part is 3"),
         (said("user", b"x"), InputTypeError, "The content of message 0 is a bytes"),
         (said("user", "\ud800"), InputError, "The content of message 0 holds a lone surrogate"),
         (said("user", [{"type": "text", "text": "\ud800"}]), InputError, "holds a lone surrogate"),

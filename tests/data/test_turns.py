@@ -109,7 +109,7 @@ def test_other_keys_of_a_message_are_ignored() -> None:
             'The content of message 1 is None, but a str or a list of content parts is expected. Pass its text; use ""',
         ),
         ([user(5)], "The content of message 0 is an int, but a str or a list of content parts is expected"),
-        ([user([5])], "A content part of message 0 is 5"),
+        ([user([5])], "Message 0: a content part is 5"),
     ],
 )
 def test_a_wrong_kind_is_told_what_a_stream_is(stream: Any, message: str) -> None:

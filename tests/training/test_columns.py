@@ -207,7 +207,7 @@ def test_a_streaming_data_set_skips_broken_rows_as_they_come(caplog):
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("rows.jsonl", '{"turns": ["a"]}\n{"turns": [}', "line 2: this is no JSON"),
+        ("rows.jsonl", '{"turns": ["a"]}\n{"turns": [}', "line 2: this is not valid JSON"),
         ("rows.txt", "text", "ends in .txt, expected .jsonl"),
         ("rows.jsonl", b"\xff\xfe", "is not UTF-8"),
     ],

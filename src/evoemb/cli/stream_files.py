@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from evoemb._errors import InputError
+from evoemb._errors import InputError, InputTypeError
+from evoemb.data.files import STANDARD_INPUT, read_text
+from evoemb.data.importers import Chat, chat_of_text, chats_of_json
+from evoemb.data.messages import as_message
 from evoemb.data.turns import as_turns
 
 FORMATS = ("auto", "messages", "turns", "evotrain", "stream", "text")
@@ -26,7 +27,6 @@ STREAM is a file, or - for standard input. Its format is told from its content, 
   text      plain text, one turn a line; blank lines are skipped
 --format forces one of them. Turns and streams are counted from 0."""
 
-_STANDARD_INPUT = "standard input"
 _LOOKS_LIKE_JSON = re.compile(r"\s*(\{|\[\s*[\[{\"])")  # not "[12:30] hello", a common start of a chat log
 _NAMES = {
     "messages": "a chat message",
@@ -63,22 +63,27 @@ def read_streams(path: str, stream_format: str = "auto") -> list[FileStream]:
         InputError: The content is no stream, or not in the format asked for; the text names file and place.
         OSError: The file cannot be read.
     """
-    name = _STANDARD_INPUT if path == "-" else path
-    content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise InputError(f"{name}, line {line}: this is not UTF-8 text. Convert the file to UTF-8.") from error
+    name = STANDARD_INPUT if path == "-" else path
+    text = read_text(path)
     # Split at line feeds only: a JSON string may hold the other characters that str.splitlines splits at.
     lines = [_Item(line.rstrip("\r"), f"{name}, line {number}") for number, line in enumerate(text.split("\n"), 1)]
     lines = [line for line in lines if line.value.strip()]
     if not lines:
         raise InputError(f"{name} holds no turns: it is empty. Expected a stream in one of the formats of --help.")
     items = None if stream_format == "text" else _json_items(text, lines, name, forced=stream_format != "auto")
+    if stream_format == "auto" and (chats := _imported(text, items)):
+        return [FileStream(as_turns(chat.messages)) for chat in chats]
     if items is None:
         return [FileStream([check_text(line.value, line.where) for line in lines])]
     return _streams(items, name, stream_format)
+
+
+def _imported(text: str, items: list[_Item] | None) -> list[Chat] | None:
+    """Return the chats of another program's export, or None if the file is none."""
+    if items is not None:
+        return chats_of_json([item.value for item in items])
+    chat = chat_of_text(text)
+    return None if chat is None else [chat]
 
 
 def read_one_stream(path: str, stream_format: str = "auto", stream_index: int | None = None) -> FileStream:
@@ -213,15 +218,13 @@ def _turn_text(item: _Item) -> str:
     return check_text(item.value["text"] if isinstance(item.value, Mapping) else item.value, item.where)
 
 
-def _message(item: _Item) -> dict[str, str]:
+def _message(item: _Item) -> Any:
     """A chat message that `as_turns` takes, checked here because only here the line is known."""
-    role, content = item.value.get("role"), item.value.get("content")
-    if role not in ("user", "assistant"):
-        raise InputError(
-            f'{item.where}: the role is {json.dumps(role)}, but turns are made of "user" and "assistant" messages. '
-            "Leave this message out of the file."
-        )
-    return {"role": role, "content": check_text(content, f"{item.where}, content")}
+    try:
+        as_message(item.value, item.where)
+    except InputTypeError as error:  # in a file every fault is one of its content
+        raise InputError(str(error)) from error
+    return item.value
 
 
 def _common_kind(items: list[_Item]) -> str:

@@ -165,8 +165,7 @@ def _part(part: object, where: str) -> str:
     if isinstance(kind, str):
         return f"[{kind.removesuffix('_url')}]"
     raise InputTypeError(
-        f'A content part of {where[:1].lower()}{where[1:]} is {part!r:.60}, expected {{"type": "text", "text": ...}}. '
-        "Pass the message's text."
+        f'{where}: a content part is {part!r:.60}, expected {{"type": "text", "text": ...}}. Pass the message\'s text.'
     )
 
 

@@ -157,6 +157,15 @@ def pairs_by_position(messages: Sequence[Message]) -> list[str]:
     return turns
 
 
+def turn_of_each(messages: Sequence[Message]) -> list[int]:
+    """Return the number of the turn that each message goes to, as :func:`as_turns` pairs them."""
+    numbers: list[int] = []
+    read = [as_message(item, f"Message {index}") for index, item in enumerate(_items(messages))]
+    for end in range(1, len(read) + 1):
+        numbers.append(len(_pair_by_role(read[:end])) - 1)
+    return numbers
+
+
 def _pair_by_role(messages: Sequence[ChatMessage]) -> list[TurnText]:
     """Join each user message with the answer behind it; what tools say in between belongs to that turn."""
     turns: list[TurnText] = []

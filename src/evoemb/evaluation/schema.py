@@ -144,7 +144,8 @@ def _query(value: object, where: str, num_turns: int) -> StreamQuery:
     words = _text(query, "query", where)
     if not words.strip():
         raise InputError(f"{where}.query: it is empty. Write the question, or leave the query out.")
-    asked_at = query.get("asked_at", num_turns)
+    asked_at = query.get("asked_at")
+    asked_at = num_turns if asked_at is None else asked_at
     if not _is_int(asked_at) or not 1 <= asked_at <= num_turns:
         raise InputError(
             f"{where}.asked_at: {asked_at!r} was found, but the stream has {num_turns} turns. Expected a number from 1 "
@@ -188,7 +189,8 @@ def _mapping(value: object, where: str) -> Mapping[str, Any]:
 
 
 def _list(value: Mapping[str, Any], name: str, where: str, default: Sequence[Any] | None = None) -> Sequence[Any]:
-    found = value.get(name, default)
+    found = value.get(name)
+    found = default if found is None else found
     if found is None:
         raise InputError(f"{where}: there is no {name!r}. Add it, as a list.")
     if not isinstance(found, list | tuple):

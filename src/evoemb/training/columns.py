@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +14,8 @@ from evoemb._errors import InputError, InputTypeError
 from evoemb.data.messages import ASSISTANT, TOOL, USER, as_message, is_message
 from evoemb.data.tables import items_of
 from evoemb.data.turns import as_turns
+
+_NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +241,8 @@ def _timestamps(row: _Row, num_turns: int) -> tuple[str, ...] | None:
     value = row.get("timestamps")
     if value is None:
         return None
+    if isinstance(value, list) and not value:
+        return None
     stamps = row.items(value, "timestamps", "times")
     if len(stamps) != num_turns:
         raise row.error("timestamps", f"a list of {len(stamps)}", f"one for each of the {num_turns} turns is expected")
@@ -254,7 +260,9 @@ def _timestamps(row: _Row, num_turns: int) -> tuple[str, ...] | None:
 
 
 def _time(row: _Row, value: Any, field: str) -> Any:
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = float(value)  # as rows that were checked before hold them
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     if isinstance(value, datetime):
         return value
@@ -263,7 +271,7 @@ def _time(row: _Row, value: Any, field: str) -> Any:
             return datetime.fromisoformat(value.replace("Z", "+00:00"))
         except ValueError:
             pass
-    given = f"{value!r}" if isinstance(value, str) else _kind(value)
+    given = f"{value!r}" if isinstance(value, str | float) else _kind(value)
     raise row.error(field, given, "a time is expected: ISO 8601 text, or seconds as a number")
 
 

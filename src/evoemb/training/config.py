@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -23,6 +24,15 @@ from evoemb.training.trainer import EvoEmbeddingTrainer
 LOSSES = ("auto", "evidence_contrastive", "memory_language_modeling", "paper")
 RECIPES = ("paper",)
 _CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write it: 5e-5 is a number, which YAML 1.1 takes for text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 @dataclass
@@ -91,7 +101,7 @@ class TrainingConfig:
             InputError: The file is no YAML mapping, or as in :meth:`from_mapping`.
         """
         try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            values = yaml.load(Path(path).read_text(encoding="utf-8-sig"), Loader=_Loader)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise InputError(f"{path} is no YAML: {error}") from error
         if not isinstance(values, dict):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from evoemb._errors import InputError
-from evoemb.data.turns import as_turns
+from evoemb.data.turns import as_turns, turn_of_each
 
 
 def document_rows(
@@ -68,7 +68,7 @@ def chat_log_rows(
     """
     for number, conversation in enumerate(conversations):
         messages = list(conversation["messages"])
-        turns, turn_of = _turns_of_messages(messages)
+        turns, turn_of = as_turns(messages), turn_of_each(messages)
         for question in conversation.get("questions") or []:
             if "message_ids" in question:
                 wrong = [index for index in question["message_ids"] if not 0 <= index < len(messages)]
@@ -79,8 +79,18 @@ def chat_log_rows(
                     )
                 evidence = sorted({turn_of[index] for index in question["message_ids"]})
             else:
-                evidence = list(question["evidence"])
-            stop = question.get("asked_at", len(turns))
+                evidence = list(question.get("evidence") or ())
+            stop = question.get("asked_at")
+            stop = len(turns) if stop is None else stop
+            where = f"Conversation {number}, question {str(question.get('query'))!r:.60}"
+            if not isinstance(stop, int) or not 1 <= stop <= len(turns):
+                raise InputError(f"{where}: asked_at is {stop!r}, but the conversation has {len(turns)} turns.")
+            wrong = [index for index in evidence if not isinstance(index, int) or not 0 <= index < stop]
+            if wrong:
+                raise InputError(
+                    f"{where}: {wrong[0]!r} is marked as evidence, but the turns before it are 0 to {stop - 1}. "
+                    "Count turns from 0, or leave the mark out."
+                )
             start = max(0, stop - max_turns) if max_turns else 0
             yield {
                 "turns": turns[start:stop],
@@ -89,20 +99,6 @@ def chat_log_rows(
                 "asked_at": stop - start,
                 "answer": question.get("answer"),
             }
-
-
-def _turns_of_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[int]]:
-    """Give the turns, and for every message the turn it lies in."""
-    turns = as_turns(messages)
-    turn_of: list[int] = []
-    waiting = False
-    turn = -1
-    for message in messages:
-        joins = message["role"] == "assistant" and waiting
-        turn += not joins
-        waiting = message["role"] == "user"
-        turn_of.append(turn)
-    return turns, turn_of
 
 
 def _passages(text: str, chunk_words: int, overlap_words: int) -> list[tuple[int, int]]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import glob
-import gzip
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,12 +10,15 @@ from typing import Any
 
 from evoemb._errors import InputError
 from evoemb.data.tables import records_of
+from evoemb.data.files import read_json_rows
 from evoemb.training.columns import RowError, StreamExample, parse_row
 
 logger = logging.getLogger(__name__)
 
 _SHOWN = 5
-_LOADERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".jsonl.gz": "json"}
+_LOADERS = dict.fromkeys((".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz"), "json") | {
+    ".parquet": "parquet"
+}
 
 
 def load_rows(source: str, *, split: str = "train", streaming: bool = False) -> Any:
@@ -35,7 +36,8 @@ def load_rows(source: str, *, split: str = "train", streaming: bool = False) -> 
         InputError: The file is of another kind or cannot be read, or the ``datasets`` library is missing.
         FileNotFoundError: There is no such file.
     """
-    suffix = "".join(Path(source).suffixes[-2:]) if source.endswith(".gz") else Path(source).suffix
+    parts = Path(source.lower())
+    suffix = "".join(parts.suffixes[-2:]) if parts.suffix == ".gz" else parts.suffix
     # Names on the Hub may end in a version: org/chats-1.5.
     is_named_as_file = bool(suffix) and not suffix[1:2].isdigit()
     if not (Path(source).exists() or is_named_as_file or "*" in source):
@@ -127,36 +129,12 @@ def _plain_row(example: StreamExample) -> dict[str, Any]:
         "query": [question.text for question in example.questions],
         "evidence": [list(question.evidence) for question in example.questions],
         "asked_at": [question.asked_at for question in example.questions],
-        "answer": answers if any(answer is not None for answer in answers) else None,
-        "timestamps": list(example.timestamps) if example.timestamps is not None else None,
+        # Lists in every row, empty or of nothing: the model card cannot describe a column that is null in some rows.
+        "answer": answers,
+        "timestamps": list(example.timestamps or ()),
     }
 
 
 def _read_json(path: str) -> list[Any]:
     """Read JSON or JSON lines row by row, so that rows of differing form do not break the load."""
-    rows: list[Any] = []
-    for name in sorted(glob.glob(path)) or [path]:
-        opener = gzip.open if name.endswith(".gz") else open
-        try:
-            with opener(name, "rt", encoding="utf-8") as file:
-                text = file.read()
-        except UnicodeDecodeError as error:
-            raise InputError(f"{name} is not UTF-8 text ({error.reason}). Convert the file.") from error
-        if name.endswith(".json"):
-            loaded = _loads(text, name, 0)
-            rows += loaded if isinstance(loaded, list) else [loaded]
-        else:
-            # Not splitlines: a JSON string may hold the other characters that it splits at.
-            lines = enumerate(text.split("\n"))
-            rows += [_loads(line, name, before) for before, line in lines if line.strip()]
-    return rows
-
-
-def _loads(text: str, name: str, lines_before: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{name}, line {lines_before + error.lineno}: this is no JSON ({error.msg}, column {error.colno}). Repair "
-            "the line."
-        ) from error
+    return [row for name in sorted(glob.glob(path)) or [path] for row in read_json_rows(name)]

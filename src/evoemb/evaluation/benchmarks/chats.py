@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from evoemb._errors import InputError
-from evoemb.evaluation.benchmarks.common import ChatMessage, Turns, need, read_json
+from evoemb.data.files import lines_of, parse_json, read_json
+from evoemb.evaluation.benchmarks.common import ChatMessage, Turns, need
 from evoemb.evaluation.schema import EvalStream, StreamQuery
-from evoemb.evaluation.streams import lines_of, parse_json
 
 
 def read_longmemeval(path: Path) -> list[EvalStream]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from evoemb._errors import InputError
@@ -67,21 +65,6 @@ def _grouped(messages: Sequence[ChatMessage]) -> list[list[ChatMessage]]:
         else:
             groups.append([message])
     return groups
-
-
-def read_json(path: Path) -> Any:
-    """The JSON value of a file.
-
-    Raises:
-        InputError: It is not JSON; file, line and column are named.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        told = f"this is not valid JSON ({error.msg}, column {error.colno})"
-        raise InputError(f"{path}, line {error.lineno}: {told}.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: this is not UTF-8 text ({error}). Convert the file to UTF-8.") from error
 
 
 def need(value: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evoemb._errors import InputError
-from evoemb.evaluation.benchmarks.common import ChatMessage, Turns, need, read_json
+from evoemb.data.files import read_json
+from evoemb.evaluation.benchmarks.common import ChatMessage, Turns, need
 from evoemb.evaluation.schema import UTTERANCES, EvalStream, StreamQuery, StreamTurn
 
 Form = Literal["pairs", "utterances"]
@@ -18,6 +19,7 @@ LOCOMO_CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single
 _SESSION = re.compile(r"session_(\d+)")
 # Evidence is written "D8:6", sometimes "D8:6; D9:17" in one string, "D:11:26", or "D30:05".
 _DIALOGUE_ID = re.compile(r"D:?(\d+):(\d+)")
+_RANGE = re.compile(r"D:?(\d+):(\d+)\s*-\s*D:?(\d+):(\d+)")
 
 
 def read_locomo(path: Path, form: Form = "pairs") -> list[EvalStream]:
@@ -115,6 +117,15 @@ def _key(name: str) -> tuple[int, int] | str:
     return (int(found[1]), int(found[2])) if found else name
 
 
+def _keys(evidence: str) -> list[tuple[int, int]]:
+    """The messages that a piece of evidence names: single ids, and all from one id to another, ``D1:3-D1:7``."""
+    found = [(int(a), int(b)) for a, b in _DIALOGUE_ID.findall(evidence)]
+    for a, first, b, last in _RANGE.findall(evidence):
+        if a == b:
+            found += [(int(a), number) for number in range(int(first), int(last) + 1)]
+    return found
+
+
 def _query(value: Any, number: int, turns: Turns, dataset: str, where: str) -> StreamQuery:
     words = need(value, "question", str, where)
     if not words.strip():
@@ -123,7 +134,7 @@ def _query(value: Any, number: int, turns: Turns, dataset: str, where: str) -> S
     label = LOCOMO_CATEGORIES.get(int(category), str(category)) if dataset == "locomo" else f"realtalk-{category}"
     evidence = value.get("evidence") or []
     given = [evidence] if isinstance(evidence, str) else evidence
-    keys = [(int(a), int(b)) for one in given for a, b in _DIALOGUE_ID.findall(str(one))]
+    keys = [key for one in given for key in _keys(str(one))]
     answer = value.get("answer", value.get("adversarial_answer"))
     return StreamQuery(
         f"q{number}", words, turns.evidence(keys), len(turns.turns), label, None if answer is None else str(answer)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from evoemb._errors import InputError
+from evoemb.data.files import lines_of, parse_json
 from evoemb.evaluation.benchmarks.common import need
 from evoemb.evaluation.benchmarks.passages import columns
 from evoemb.evaluation.schema import EvalStream, StreamQuery, StreamTurn
-from evoemb.evaluation.streams import lines_of, parse_json
 
 _CORPUS, _QUERIES, _CANDIDATES, _QRELS = "corpus.jsonl", "queries.jsonl", "candidates.jsonl", "qrels.tsv"
 
@@ -130,10 +130,10 @@ def _candidates(part: _Part, queries: Mapping[str, str]) -> dict[tuple[str, ...]
             raise InputError(f"{where}, candidate_doc_ids: a passage stands twice.")
         # The scenes of other parts stand in a shared file too.
         asked = [scene] if scene in queries else by_scene.get(scene, [])
-        asked = [name for name in asked if name in left]
+        asked = [name for name in asked if name in left and names]  # an empty list is none: all passages are ranked
         for name in asked:
             del left[name]
-        if asked and names:
+        if asked:
             listed.setdefault(names, []).extend(asked)
     if left:
         listed.setdefault(tuple(part.corpus), []).extend(left)

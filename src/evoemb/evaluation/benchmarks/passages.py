@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from evoemb._errors import InputError
-from evoemb.evaluation.benchmarks.common import need, read_json
+from evoemb.data.files import lines_of, parse_json, read_json
+from evoemb.evaluation.benchmarks.common import need
 from evoemb.evaluation.schema import EvalStream, StreamQuery, StreamTurn
-from evoemb.evaluation.streams import lines_of, parse_json
 
 NQ_QUERIES = "dev.json"
 NQ_SPLITS = {"seen": "dev.json.seen", "unseen": "dev.json.unseen"}
@@ -114,7 +113,7 @@ def columns(path: Path, number: int) -> Iterator[tuple[list[str], str]]:
     """The rows of a file of tab-separated columns (qrels also with blanks)."""
     for line_number, line in lines_of(path):
         where = f"{path}, line {line_number}"
-        row = next(csv.reader([line.rstrip("\r\n")], delimiter="\t", quoting=csv.QUOTE_NONE))
+        row = line.rstrip("\r\n").split("\t")
         row = line.split() if len(row) == 1 and number > 2 else row
         if len(row) < number:
             raise InputError(f"{where}: {number} columns are expected, but {len(row)} were found.")
