@@ -159,10 +159,11 @@ def pairs_by_position(messages: Sequence[Message]) -> list[str]:
 
 def turn_of_each(messages: Sequence[Message]) -> list[int]:
     """Return the number of the turn that each message goes to, as :func:`as_turns` pairs them."""
+    turns: list[TurnText] = []
     numbers: list[int] = []
-    read = [as_message(item, f"Message {index}") for index, item in enumerate(_items(messages))]
-    for end in range(1, len(read) + 1):
-        numbers.append(len(_pair_by_role(read[:end])) - 1)
+    for index, item in enumerate(_items(messages)):
+        _add(turns, as_message(item, f"Message {index}"))
+        numbers.append(len(turns) - 1)
     return numbers
 
 
@@ -170,12 +171,17 @@ def _pair_by_role(messages: Sequence[ChatMessage]) -> list[TurnText]:
     """Join each user message with the answer behind it; what tools say in between belongs to that turn."""
     turns: list[TurnText] = []
     for message in messages:
-        new = _turn_of(message)
-        if turns and turns[-1].is_unanswered and new.is_continuation:
-            before = turns.pop()
-            new = new.after(before.said)._replace(is_continuation=before.is_continuation)
-        turns.append(new)
+        _add(turns, message)
     return turns
+
+
+def _add(turns: list[TurnText], message: ChatMessage) -> None:
+    """Add a message to the last turn if it goes on there, or as a turn of its own."""
+    new = _turn_of(message)
+    if turns and turns[-1].is_unanswered and new.is_continuation:
+        before = turns.pop()
+        new = new.after(before.said)._replace(is_continuation=before.is_continuation)
+    turns.append(new)
 
 
 def _turn_of(message: ChatMessage) -> TurnText:

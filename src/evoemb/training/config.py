@@ -26,7 +26,7 @@ RECIPES = ("paper",)
 _CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
     """YAML as people write it: 5e-5 is a number, which YAML 1.1 takes for text."""
 
 
