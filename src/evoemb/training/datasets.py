@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from evoemb._errors import InputError
-from evoemb.data.tables import records_of
 from evoemb.data.files import read_json_rows
+from evoemb.data.tables import records_of
 from evoemb.training.columns import RowError, StreamExample, parse_row
 
 logger = logging.getLogger(__name__)
