@@ -31,7 +31,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The tests with branch coverage; arguments go to pytest."""
-    install(session, "-e", ".[offline,train,eval,mteb]", group="tests")
+    install(session, "-e", ".[offline,train,eval,answer,mteb]", group="tests")
     session.run("coverage", "run", "-m", "pytest", *session.posargs, env=OFFLINE)
     session.run("coverage", "report")
 
@@ -39,7 +39,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def min_versions(session: nox.Session) -> None:
     """The tests at the lowest supported versions."""
-    install(session, "-e", ".[offline,train,eval]", group="tests", constraints="constraints-min.txt")
+    install(session, "-e", ".[offline,train,eval,answer]", group="tests", constraints="constraints-min.txt")
     session.run("pytest", *session.posargs, env=OFFLINE)
 
 

@@ -12,9 +12,10 @@ from sentence_transformers import SentenceTransformer
 
 from evoemb import InputError
 from evoemb.cli import main
+from evoemb.evaluation.anchors import Bm25System
 from evoemb.evaluation.comparison import Plan, evaluate, header_of
 from evoemb.evaluation.pages.report import read_results
-from evoemb.evaluation.runs import Ledger
+from evoemb.evaluation.runs import Ledger, run_systems
 from evoemb.evaluation.streams import write_streams
 from evoemb.evaluation.tables import to_markdown, verdicts
 
@@ -93,9 +94,6 @@ class Counting:
 
 
 def test_a_run_is_taken_up_where_it_was_stopped(tmp_path, eval_streams):
-    from evoemb.evaluation.anchors import Bm25System
-    from evoemb.evaluation.runs import run_systems
-
     path, header = tmp_path / "kept.jsonl", {"model": "a"}
     first, second = Counting(Bm25System()), Counting(Bm25System())
     run_systems([first], eval_streams[:3], Ledger(path, header))
@@ -106,6 +104,21 @@ def test_a_run_is_taken_up_where_it_was_stopped(tmp_path, eval_streams):
     assert whole[0].outcomes == run_systems([Counting(Bm25System())], eval_streams)[0].outcomes
     with pytest.raises(InputError, match=r"holds outcomes of another run \(different: model\). Pass --restart"):
         Ledger(path, {"model": "b"})
+
+
+def test_damaged_lines_of_a_run_are_dropped_with_a_warning_and_run_again(tmp_path, eval_streams, caplog):
+    path, header = tmp_path / "kept.jsonl", {"model": "a"}
+    run_systems([Bm25System()], eval_streams, Ledger(path, header))
+    assert not [record for record in caplog.records if record.name.startswith("evoemb")]
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], b"\xff{\n", lines[1].replace(b"stream_id", b"stream"), *lines[2:]]))
+    assert len(Ledger(path, header).done) == len(lines) - 2
+    assert "2 damaged lines were dropped" in caplog.text
+    path.write_bytes(b"")  # stopped before its first line
+    assert Ledger(path, header).done == {}
+    path.write_bytes(b"{\n")
+    with pytest.raises(InputError, match=r"holds outcomes of another run \(different: model\). Pass --restart"):
+        Ledger(path, header)
 
 
 def test_outcomes_belong_to_benchmark_model_and_reading(models, eval_streams):

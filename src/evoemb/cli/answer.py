@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evoemb._errors import InputError
+from evoemb._errors import EvoembError, InputError
 from evoemb.cli import benchmarks, output, session
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 _PROTOCOLS = ("plain", "locomo", "longmemeval", "personamem")  # written out: --help imports nothing heavy
 _EXAMPLES = """
 ANSWERS.json gets accuracies, tokens and cost, ANSWERS.md the table, ANSWERS.answered.jsonl every answer as it comes:
-the same command goes on where it was stopped, and asks nothing twice. Keys are read from the environment.
+the same command goes on where it was stopped, and asks nothing twice. Questions that got no answer are named in
+ANSWERS.json, and asked again by the same command. Keys are read from the environment.
 
 examples:
   evoemb answer locomo --data locomo10.json --endpoint http://127.0.0.1:8000/v1 --answerer NAME -o locomo.answers.json
@@ -43,15 +44,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     chat.add_argument("--answerer", required=True, metavar="NAME", help="chat model that answers")
     chat.add_argument("--judge", metavar="NAME", help="chat model that judges (default: the answerer)")
     chat.add_argument("--judge-endpoint", metavar="URL", help="its address (default: --endpoint)")
-    chat.add_argument("--key-env", default="OPENAI_API_KEY", metavar="VAR", help="variable that holds the key")
+    chat.add_argument("--key-env", metavar="VAR", help="variable that holds the key (default: OPENAI_API_KEY)")
     chat.add_argument("--judge-key-env", metavar="VAR", help="the same for --judge-endpoint (default: none is sent)")
     chat.add_argument("--price-in", type=_price, metavar="P", help="price of a million prompt tokens")
     chat.add_argument("--price-out", type=_price, metavar="P", help="price of a million answered tokens")
     chat.add_argument("--judge-price-in", type=_price, metavar="P", help="the judge's (default: --price-in)")
     chat.add_argument("--judge-price-out", type=_price, metavar="P", help="the judge's (default: --price-out)")
     chat.add_argument("--cache", metavar="FOLDER", help="keep answers by request here, for other runs too")
-    chat.add_argument("--retries", type=int, default=5, metavar="N", help="further tries if it is busy (default: 5)")
-    chat.add_argument("--timeout", type=float, default=120, metavar="S", help="seconds for one answer (default: 120)")
+    chat.add_argument("--retries", type=_count, default=5, metavar="N", help="further tries if it is busy (default: 5)")
+    chat.add_argument(
+        "--timeout", type=_seconds, default=120, metavar="S", help="seconds for one answer (default: 120)"
+    )
     parser.add_argument(
         "--with",
         dest="retrievers",
@@ -94,6 +97,12 @@ def run(args: argparse.Namespace) -> None:
     )
     if not args.quiet:
         output.write(table)
+    failed = [one for system in found for one in system["failed"]]
+    if failed:
+        raise EvoembError(
+            f"{len(failed)} of {number * len(found)} answers missing, the first: {failed[0]['error']} {args.output} "
+            "says which. The same command asks for them again."
+        )
 
 
 def _asked(
@@ -175,15 +184,42 @@ def _endpoints(args: argparse.Namespace) -> tuple[ChatEndpoint, ChatEndpoint]:
 
     common: dict[str, Any] = {
         "cache": Path(args.cache) if args.cache else None,
-        "max_retries": max(0, args.retries),
+        "max_retries": args.retries,
         "timeout": args.timeout,
     }
-    answerer = ChatEndpoint(args.endpoint, args.answerer, os.environ.get(args.key_env), **common)
-    key = os.environ.get(args.judge_key_env or args.key_env)
+    own = _key("--key-env", args.key_env) if args.key_env else os.environ.get("OPENAI_API_KEY")
+    answerer = ChatEndpoint(args.endpoint, args.answerer, own, **common)
+    key = _key("--judge-key-env", args.judge_key_env) if args.judge_key_env else own
     if args.judge_endpoint and args.judge_endpoint != args.endpoint and not args.judge_key_env:
         key = None  # a key is never sent to an address it was not given for
     judge = ChatEndpoint(args.judge_endpoint or args.endpoint, args.judge or args.answerer, key, **common)
     return answerer, judge
+
+
+def _key(option: str, variable: str) -> str:
+    """The key that a variable holds. Its name is not shown: it may be the key itself, given in its place."""
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise InputError(
+            f"{option} names no variable of the environment that holds a key. Give the name of one, not the key itself."
+        )
+    return key
+
+
+def _count(text: str) -> int:
+    """An argparse type: a number that is not negative."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} was given, but 0 or more is expected")
+    return value
+
+
+def _seconds(text: str) -> float:
+    """An argparse type: a time that is not zero."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} was given, but more than 0 seconds are expected")
+    return value
 
 
 def _price(text: str) -> float:

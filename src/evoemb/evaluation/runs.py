@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from evoemb.evaluation.schema import EvalStream
 from evoemb.evaluation.systems import System
 
 Told = Callable[[int], object]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +47,39 @@ class Ledger:
         self._key = key
         self.done: dict[tuple[str, ...], dict[str, Any]] = {}
         wanted = json.loads(json.dumps(header))
-        if not path.exists():
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        if not lines:
             path.write_text(json.dumps(wanted) + "\n", encoding="utf-8")
             return
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        found = json.loads(lines[0]) if lines and lines[0].endswith("\n") else None
+        found = _object(lines[0])
         if found != wanted:
             other = sorted(key for key in wanted if (found or {}).get(key) != wanted[key])
             raise InputError(
                 f"{path} holds outcomes of another run (different: {', '.join(other)}). Pass --restart to begin anew, "
                 "or another -o."
             )
-        whole = [line for line in lines[1:] if line.endswith("\n")]
-        if len(whole) < len(lines) - 1:  # a run was killed in the middle of a line
-            path.write_text("".join([lines[0], *whole]), encoding="utf-8")
-        for line in whole:
-            entry = json.loads(line)
-            self.done[self._key_of(entry)] = entry
+        whole = [line for line in lines[1:] if self._take(line)]
+        if len(whole) < len(lines) - 1:
+            if lines[-1].endswith(b"\n") or len(whole) < len(lines) - 2:  # else a run was stopped in its last line
+                told = "%s: %d damaged lines were dropped; what they held is run again."
+                logger.warning(told, path, len(lines) - 1 - len(whole))
+            beside = path.with_name(f".{path.name}.{os.getpid()}")
+            beside.write_bytes(b"".join([lines[0], *whole]))
+            beside.replace(path)
 
     def add(self, entries: Sequence[dict[str, Any]]) -> None:
         """Append entries; they are on disk when this returns."""
         with self._path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(entry) + "\n" for entry in entries)
         self.done.update({self._key_of(entry): entry for entry in entries})
+
+    def _take(self, line: bytes) -> bool:
+        """Note the entry of a line, if it is whole."""
+        entry = _object(line)
+        if entry is None or not all(name in entry for name in self._key):
+            return False
+        self.done[self._key_of(entry)] = entry
+        return True
 
     def _key_of(self, entry: dict[str, Any]) -> tuple[str, ...]:
         return tuple(str(entry[name]) for name in self._key)
@@ -121,6 +134,15 @@ def digest_of(streams: Sequence[EvalStream]) -> str:
     for stream in streams:
         digest.update(json.dumps(stream.to_json(), sort_keys=True).encode())
     return digest.hexdigest()[:16]
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    """The JSON object of a whole line; None for a damaged one."""
+    try:
+        value = json.loads(line) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _score(system: System, streams: Sequence[EvalStream]) -> list[dict[str, Any]]:

@@ -77,15 +77,15 @@ def test_a_busy_endpoint_is_asked_again_and_a_refusal_is_not(server):
     assert endpoint(server).ask(MESSAGES) == "ok"
     assert len(server.seen) == 3
     server.script[:] = [(401, {"error": "no such key"})]
-    with pytest.raises(EvoembError, match=r"answered 401.*no such key"):
+    with pytest.raises(EvoembError, match=r"answered 401.*no such \*\*\*"):
         endpoint(server).ask(MESSAGES)
     assert len(server.seen) == 4
     server.script[:] = [(500, {})] * 3
     with pytest.raises(EvoembError, match="answered 500"):
         endpoint(server, max_retries=2).ask(MESSAGES)
-    server.script[:] = [(200, {"odd": 1})]
+    server.script[:] = [(200, {"odd": 1})] * 3
     with pytest.raises(EvoembError, match="gave no chat answer"):
-        endpoint(server).ask(MESSAGES)
+        endpoint(server, max_retries=2).ask(MESSAGES)
 
 
 def test_an_answer_is_kept_and_costs_nothing_again(server, tmp_path):
@@ -249,6 +249,31 @@ def test_what_cannot_be_answered_is_told_before_anything_is_asked(server, eval_s
         (["127.0.0.1"], "is no address"),
         (["http://127.0.0.1:9/v1", "--with", "magic"], "magic"),
         (["http://127.0.0.1:9/v1", "--data", "x"], "--data goes with a benchmark's name"),
+        (["http://127.0.0.1:9/v1", "--key-env", "sk-123"], "--key-env names no variable of the environment"),
+        (["http://127.0.0.1:9/v1", "--judge-key-env", "sk-123"], "--judge-key-env names no variable"),
+        (["http://user:sk-123@127.0.0.1:9/v1"], "carries a user or a password"),
     ):
         assert main([*start, *extra]) == 2
+        shown = capsys.readouterr().err
+        assert told in shown
+        assert "sk-123" not in shown
+    for option, told in (("--retries=-1", "0 or more"), ("--timeout=0", "more than 0 seconds"), ("--timeout=nan", "0")):
+        with pytest.raises(SystemExit):
+            main([*start, "http://127.0.0.1:9/v1", option])
         assert told in capsys.readouterr().err
+
+
+def test_the_command_writes_its_figures_and_fails_where_answers_are_missing(
+    server, eval_streams, tmp_path, base_folder, capsys
+):
+    write_streams(tmp_path / "s.jsonl", [replace(one, queries=one.queries[:1]) for one in eval_streams[:2]])
+    server.reply = lambda prompt: "yes"
+    server.script[:] = [(200, None)] * 2 + [(400, {"error": "too long"})]
+    address = f"http://127.0.0.1:{server.server_port}/v1"
+    command = ["answer", str(tmp_path / "s.jsonl"), "--endpoint", address, "--with", "bm25", "--answerer", "a"]
+    command += ["--model", str(base_folder("bert")), "-o", str(tmp_path / "a.json")]
+    assert main(command) == 2
+    assert "1 of 2 answers missing, the first: http://127.0.0.1" in capsys.readouterr().err
+    (system,) = json.loads((tmp_path / "a.json").read_text())["systems"]
+    assert (system["accuracy"], [one["stream_id"] for one in system["failed"]]) == (1, ["s1"])
+    assert main(command) == 0

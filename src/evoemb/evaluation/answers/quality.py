@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
+from evoemb._errors import EvoembError
 from evoemb.evaluation.answers.endpoint import ChatEndpoint, Usage
 from evoemb.evaluation.answers.protocols import (
     PROTOCOLS,
@@ -19,6 +21,7 @@ from evoemb.evaluation.answers.protocols import (
     protocol_of,
     says_yes,
 )
+from evoemb.evaluation.answers.transport import NoAnswerError
 from evoemb.evaluation.bootstrap import mean_interval
 from evoemb.evaluation.metrics import Scores
 from evoemb.evaluation.runs import Ledger
@@ -27,6 +30,11 @@ from evoemb.evaluation.systems import System
 
 LEDGER_KEY = ("system", "stream_id", "qid")
 """What tells the entries of an answers' ledger apart."""
+
+MAX_FIRST_FAILURES = 5
+"""Questions that may fail before a first one is answered; later failures never end a run."""
+
+logger = logging.getLogger(__name__)
 
 
 def answer_quality(
@@ -54,24 +62,43 @@ def answer_quality(
 
     Returns:
         ``name``, ``accuracy`` with its 95 % ``interval`` (None without questions), ``by_category`` (accuracy and
-        ``n``), ``answers``, and the ``usage`` of both endpoints over all answers, those of the ledger included.
+        ``n``), ``answers``, and the ``usage`` of both endpoints over all answers, those of the ledger included; and
+        ``failed``, the questions that got no answer, with the ``error`` of each. They count in none of the figures and
+        are asked again when the ledger is gone on with.
+
+    Raises:
+        EvoembError: The endpoint refused what it would refuse for any question, or nothing was answered so far and
+            the first `MAX_FIRST_FAILURES` questions got no answer.
     """
     done = ledger.done if ledger is not None else {}
     entries: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
     for stream in streams:
         asked = askable(stream, protocol)
         missing = [query for query in asked if (system.name, stream.stream_id, query.qid) not in done]
-        for entry in _answered(system, stream, missing, answerer, judge, top_k, protocol_of(stream, protocol)):
-            if ledger is not None:
-                ledger.add([entry])
+        rules = protocol_of(stream, protocol)
+        for query, scores in zip(missing, _scores(system, stream, missing), strict=True):
+            key = (system.name, stream.stream_id, query.qid)
+            try:
+                answered = _answered(stream, query, scores, answerer, judge, top_k, rules)
+            except NoAnswerError as error:
+                logger.warning("%s, %s: no answer. %s", stream.stream_id, query.qid, error)
+                failed.append({"stream_id": stream.stream_id, "qid": query.qid, "error": str(error)})
+                if not done and len(failed) >= MAX_FIRST_FAILURES:
+                    raise EvoembError(f"None of the first {len(failed)} questions was answered. {error}") from error
             else:
-                done[entry["system"], entry["stream_id"], entry["qid"]] = entry
+                entry = {"system": system.name, "stream_id": stream.stream_id, "qid": query.qid, **answered}
+                if ledger is not None:
+                    ledger.add([entry])
+                else:
+                    done[key] = entry
             if told is not None:
                 told(1)
         if told is not None and len(asked) > len(missing):
             told(len(asked) - len(missing))
-        entries += [done[system.name, stream.stream_id, query.qid] for query in asked]
-    return _summed(system.name, entries)
+        keys = [(system.name, stream.stream_id, query.qid) for query in asked]
+        entries += [done[key] for key in keys if key in done]
+    return {**_summed(system.name, entries), "failed": failed}
 
 
 def askable(stream: EvalStream, protocol: str = "auto") -> list[StreamQuery]:
@@ -103,48 +130,42 @@ def _summed(name: str, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _answered(
-    system: System,
     stream: EvalStream,
-    asked: Sequence[StreamQuery],
+    query: StreamQuery,
+    scores: Scores,
     answerer: ChatEndpoint,
     judge: ChatEndpoint,
     top_k: int,
-    protocol: Protocol,
-) -> Iterator[dict[str, Any]]:
-    """Answers one by one, as entries of the ledger."""
-    if not asked:
-        return
-    for query, scores in zip(asked, _scores(system, stream, asked), strict=True):
-        before = replace(answerer.usage), replace(judge.usage)
-        chosen = set(np.argsort(-scores[: query.asked_at], kind="stable")[:top_k].tolist())
-        if protocol.keep_ends:
-            chosen |= {0, query.asked_at - 1}
-        rules = protocol
-        if protocol.name == "plain" and is_option(str(query.answer)):
-            rules = PROTOCOLS["personamem"]
-        request = answer_prompt(rules, stream, query, sorted(chosen))
-        given = answerer.ask([{"role": "user", "content": request}], max_tokens=rules.max_tokens).strip()
-        if rules.options:
-            correct = option_of(given) == option_of(str(query.answer)) != ""
-        else:
-            judged = judge.ask([{"role": "user", "content": judge_prompt(rules, query, given)}], max_tokens=10)
-            correct = says_yes(judged)
-        yield {
-            "system": system.name,
-            "stream_id": stream.stream_id,
-            "qid": query.qid,
-            "category": query.category,
-            "given": given,
-            "correct": correct,
-            "usage": {
-                "answerer": asdict(answerer.usage.since(before[0])),
-                # One endpoint may do both; then all that was used stands with the answerer.
-                "judge": asdict(Usage() if judge is answerer else judge.usage.since(before[1])),
-            },
-        }
+    rules: Protocol,
+) -> dict[str, Any]:
+    """One answer, judged: what the ledger keeps of it."""
+    before = replace(answerer.usage), replace(judge.usage)
+    chosen = set(np.argsort(-scores[: query.asked_at], kind="stable")[:top_k].tolist())
+    if rules.keep_ends:
+        chosen |= {0, query.asked_at - 1}
+    if rules.name == "plain" and is_option(str(query.answer)):
+        rules = PROTOCOLS["personamem"]
+    request = answer_prompt(rules, stream, query, sorted(chosen))
+    given = answerer.ask([{"role": "user", "content": request}], max_tokens=rules.max_tokens).strip()
+    if rules.options:
+        correct = option_of(given) == option_of(str(query.answer)) != ""
+    else:
+        correct = says_yes(judge.ask([{"role": "user", "content": judge_prompt(rules, query, given)}], max_tokens=10))
+    return {
+        "category": query.category,
+        "given": given,
+        "correct": correct,
+        "usage": {
+            "answerer": asdict(answerer.usage.since(before[0])),
+            # One endpoint may do both; then all that was used stands with the answerer.
+            "judge": asdict(Usage() if judge is answerer else judge.usage.since(before[1])),
+        },
+    }
 
 
 def _scores(system: System, stream: EvalStream, asked: Sequence[StreamQuery]) -> list[Scores]:
     """Rank for questions that may have no evidence; a system scores only those that have some."""
+    if not asked:
+        return []
     given = tuple(replace(query, evidence_turns=query.evidence_turns or (0,)) for query in asked)
     return system.score([replace(stream, queries=given)])[0]

@@ -19,7 +19,7 @@ class Prices(NamedTuple):
     completion: float | None
 
     def cost(self, usage: Usage) -> float | None:
-        """Give the cost, if both prices are known."""
+        """Return the cost, if both prices are known."""
         if self.prompt is None or self.completion is None:
             return None
         return usage.cost(self.prompt, self.completion)
@@ -28,7 +28,7 @@ class Prices(NamedTuple):
 def report(
     name: str, about: Mapping[str, Any], found: Sequence[Mapping[str, Any]], prices: Mapping[str, Prices]
 ) -> dict[str, Any]:
-    """Give the results as one JSON value.
+    """Return the results as one JSON value.
 
     Args:
         name: Of the benchmark.
@@ -46,10 +46,10 @@ def report(
 
 
 def to_markdown(results: Mapping[str, Any]) -> str:
-    """Give the table: accuracy with its interval, categories, tokens and cost."""
+    """Return the table: accuracy with its interval, categories, tokens and cost."""
     systems = results["systems"]
-    categories = list(systems[0]["by_category"])
-    heads = [f"{name} ({systems[0]['by_category'][name]['n']})" for name in categories]
+    categories = sorted({name for one in systems for name in one["by_category"]})
+    heads = [f"{name} ({max(_n(one, name) for one in systems)})" for name in categories]
     rows = [["retriever", "accuracy", *heads, "prompt tokens", "answer tokens", "from cache", "cost"]]
     for one in systems:
         usage, found = list(one["usage"].values()), one["interval"]
@@ -57,8 +57,8 @@ def to_markdown(results: Mapping[str, Any]) -> str:
         rows.append(
             [
                 one["name"],
-                f"{100 * found['mean']:.1f} ({100 * found['low']:.1f}-{100 * found['high']:.1f})",
-                *(f"{100 * one['by_category'][name]['accuracy']:.1f}" for name in categories),
+                f"{100 * found['mean']:.1f} ({100 * found['low']:.1f}-{100 * found['high']:.1f})" if found else "",
+                *(f"{100 * one['by_category'][name]['accuracy']:.1f}" if _n(one, name) else "" for name in categories),
                 *(str(sum(used[part] for used in usage)) for part in ("prompt_tokens", "completion_tokens", "cached")),
                 "" if cost is None else f"{cost:.4f}",
             ]
@@ -69,4 +69,12 @@ def to_markdown(results: Mapping[str, Any]) -> str:
         "cent, with 95 % intervals by bootstrap over streams. Tokens as the endpoints counted them; answers from the "
         "cache are not counted."
     )
+    missing = [f"{one['name']}: {len(one['failed'])}" for one in systems if one["failed"]]
+    if missing:
+        told += f" **Questions without an answer, counted nowhere: {', '.join(missing)}.**"
     return f"# {results['benchmark']}: answers\n\n{told}\n\n{markdown_table(rows)}\n"
+
+
+def _n(system: Mapping[str, Any], category: str) -> int:
+    """Questions of a category that got an answer."""
+    return int(system["by_category"].get(category, {"n": 0})["n"])
