@@ -1,6 +1,6 @@
 """A chat endpoint that misbehaves: the key goes nowhere else, tries are bounded, and a run goes on."""
 
-from __future__ import annotations
+from __future__ import contextlib
 
 import gzip
 import json
@@ -60,10 +60,8 @@ class Misbehaving:
             with connection:
                 self.seen.append(self._request(connection))
                 say = self.script.pop(0) if self.script else response(chat("ok"))
-                try:
+                with contextlib.suppress(OSError):  # the client may have given up
                     say(connection) if callable(say) else connection.sendall(say)
-                except OSError:
-                    pass  # the client has given up
 
     def _request(self, connection):
         data = connection.recv(65536)
