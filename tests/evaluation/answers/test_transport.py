@@ -1,7 +1,8 @@
 """A chat endpoint that misbehaves: the key goes nowhere else, tries are bounded, and a run goes on."""
 
-from __future__ import contextlib
+from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import socket
