@@ -163,10 +163,10 @@ def test_a_call_that_fails_leaves_the_state_file_as_it_was(
     def disk_full(*_: object) -> None:
         raise OSError(28, "No space left on device", str(state))
 
-    monkeypatch.setattr(MemoryState, "save", disk_full)
-    done = evoemb("search", chat, QUESTION, "--state", str(state), "--quiet")
+    monkeypatch.setattr("os.fsync", disk_full)
+    done = evoemb("search", chat, QUESTION, "--state", str(state), "--quiet", "--again")
     assert (done.status, done.out) == (2, "")
-    assert done.err == f"evoemb: error: {state}: No space left on device\n"
+    assert done.err.startswith(f"evoemb: error: {state} cannot be written: No space left on device. The file that was")
     assert state.read_bytes() == before
 
 
@@ -243,11 +243,11 @@ def test_encode_leaves_no_half_written_file(
     out = tmp_path / "a.npy"
     out.write_bytes(b"old")
 
-    def fail(path: Path, array: object) -> None:
-        path.write_bytes(b"half")
+    def fail(handle: int) -> None:
+        os.write(handle, b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "save", fail)
+    monkeypatch.setattr("os.fsync", fail)
     assert evoemb("encode", chat, "-o", str(out), "--quiet").status == 2
     assert out.read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npy", "chat.jsonl"]

@@ -97,7 +97,7 @@ def test_saving_over_a_file_replaces_it_and_leaves_nothing_else(model, state, pa
 
 def test_the_file_holds_numbers_and_what_they_belong_to_only(model, path):
     header = header_of(path)
-    assert set(header) == {"format", "spec", "num_turns", "unanswered"}
+    assert set(header) == {"format", "spec", "num_turns", "unanswered", "notes"}
     assert header["spec"]["fingerprint"] == model.state_spec.fingerprint
     names = {name.split(".")[0] for name in load_file(path)}
     assert names <= {"latents", "open_ids", "open_lengths"}
@@ -242,6 +242,8 @@ HEADERS = [
     ({"unanswered": [None]}, r"unanswered is \[None\]"),
     ({"unanswered": [5, None]}, "unanswered is 5"),
     ({"unanswered": None}, "unanswered is None"),
+    ({"notes": ["x"]}, r"notes is \['x'\]"),
+    ({"notes": {"x": 1}}, r"notes is {'x': 1}"),
     ({"spec": {}}, "header is damaged"),
     ({"spec": None}, "header is damaged"),
     ({"num_latents": "3"}, "header is damaged"),
@@ -374,7 +376,7 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(StateError, match=r"pipe is no regular file"):
         MemoryState.load(tmp_path / "pipe")
-    with pytest.raises((StateError, IsADirectoryError)):
+    with pytest.raises(StateError, match=r"is no regular file. Pass a file written by MemoryState.save"):
         MemoryState.load(tmp_path)
 
 
@@ -384,6 +386,34 @@ def test_a_sparse_file_of_six_gigabytes_is_refused_without_reading_it(path):
     with pytest.raises(StateError, match=r"cut off|behind its end"):
         MemoryState.load(path)
     path.unlink()
+
+
+def test_sizes_are_checked_before_memory_is_taken_for_them(path, monkeypatch):
+    """A sparse file of two gigabytes whose own header says so: the spec, not the file, says what a state may hold."""
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    one = header["latents.1"]
+    size = one["shape"][1] * 4
+    one["shape"][0] = 2 * 2**30 // size
+    one["data_offsets"] = [0, one["shape"][0] * size]
+    header = {"__metadata__": header["__metadata__"], "latents.1": one, "latents.0": {**one, "data_offsets": [0, 0]}}
+    text = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + one["data_offsets"][1])
+    monkeypatch.setattr(persistence, "load_tensors", lambda _: pytest.fail("the numbers were read"))
+    with pytest.raises(StateError, match=r"holds \d+ entries in latents.1, more than"):
+        MemoryState.load(path)
+    path.unlink()
+
+
+def test_a_file_of_the_former_format_is_refused_by_its_number(path):
+    tensors, header = load_file(path), header_of(path)
+    old = {name: header[name] for name in ("spec", "num_turns")}
+    save_file(tensors, path, metadata={"evoemb_state": json.dumps({"format": 1, **old})})
+    with pytest.raises(StateError, match="it has format 1, and this version of evoemb reads 2"):
+        MemoryState.load(path)
 
 
 def test_a_save_keeps_the_mode_and_follows_a_link(state, tmp_path):

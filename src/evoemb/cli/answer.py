@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evoemb._errors import EvoembError, InputError
+from evoemb._files import write_whole
 from evoemb.cli import benchmarks, output, session
 
 if TYPE_CHECKING:
@@ -90,11 +91,9 @@ def run(args: argparse.Namespace) -> None:
     }
     results = report(Path(args.benchmark).name, about, found, prices)
     text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
-    session.replace_file(args.output, lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole(args.output, text.encode())
     table = to_markdown(results)
-    session.replace_file(
-        str(Path(args.output).with_suffix(".md")), lambda path: path.write_text(table, encoding="utf-8")
-    )
+    write_whole(Path(args.output).with_suffix(".md"), table.encode())
     if not args.quiet:
         output.write(table)
     failed = [one for system in found for one in system["failed"]]

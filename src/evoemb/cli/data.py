@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evoemb._errors import InputError
+from evoemb._files import write_whole
 from evoemb.cli import output, session
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def run_convert(args: argparse.Namespace) -> None:
             "and questions, or one chat with messages and questions."
         ) from error
     lines = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
-    session.replace_file(args.output, lambda path: path.write_text(lines, encoding="utf-8"))
+    write_whole(args.output, lines.encode())
     output.write(f"{len(rows)} streams in {args.output}")
 
 
@@ -124,4 +125,6 @@ def _draw(summary: DataSummary, path: str) -> None:
     axes.set_xlabel("turns between evidence and query (0 = the newest turn)")
     axes.set_ylabel("evidence turns")
     axes.spines[["top", "right"]].set_visible(False)
-    session.replace_file(path, lambda target: figure.savefig(Path(target), dpi=150, format="png"))
+    held = io.BytesIO()
+    figure.savefig(held, dpi=150, format="png")
+    write_whole(path, held.getvalue())

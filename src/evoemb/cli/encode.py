@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evoemb._errors import InputError
+from evoemb._files import write_whole
 from evoemb.cli import output, session
 from evoemb.cli.stream_files import FORMAT_HELP, read_streams
 
@@ -53,10 +55,11 @@ def run(args: argparse.Namespace) -> None:
     if len(streams) > 1:
         _check_several_fit(len(streams), suffix, args)
     turns = [stream.turns for stream in streams]
+    opened = session.OpenedState(args, turns[0]) if args.state is not None else None
     model = session.load_model(args)
-    state = session.open_state(model, args.state) if args.state is not None else None
+    state = None if opened is None else opened.of(model)
     found = model.encode_document(
-        turns[0] if state is not None else turns,
+        streams[0].given if state is not None else turns,
         stateful=True,
         state=state,
         memory=args.memory,
@@ -66,9 +69,9 @@ def run(args: argparse.Namespace) -> None:
     embeddings = [found] if state is not None else list(found)
     spec = model.state_spec
     about = {"model": spec.model_id, "fingerprint": spec.fingerprint, "memory": args.memory}
-    session.replace_file(args.output, lambda path: _write(path, embeddings, about))
-    if state is not None:
-        session.save_state(state, args.state)
+    write_whole(args.output, _content(suffix, embeddings, about))
+    if opened is not None and state is not None:
+        opened.save(state)
     if not args.quiet:
         num_turns, dimension = sum(map(len, turns)), embeddings[0].shape[1]
         output.write_notice(f"Wrote the embeddings of {num_turns} turns (dimension {dimension}) to {args.output}.")
@@ -86,15 +89,16 @@ def _check_several_fit(num_streams: int, suffix: str, args: argparse.Namespace) 
         )
 
 
-def _write(path: Path, embeddings: Sequence[NDArray[np.float32]], metadata: Mapping[str, str]) -> None:
-    """Write the embeddings of each stream in the format that the path's suffix names."""
+def _content(suffix: str, embeddings: Sequence[NDArray[np.float32]], metadata: Mapping[str, str]) -> bytes:
+    """The bytes of a file with the embeddings of each stream, in the format that the suffix names."""
     import numpy as np
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    if path.suffix == ".npy":
-        np.save(path, embeddings[0])
-        return
+    if suffix == ".npy":
+        held = io.BytesIO()
+        np.save(held, embeddings[0])
+        return held.getvalue()
     names = ["embeddings"] if len(embeddings) == 1 else [f"embeddings.{index}" for index in range(len(embeddings))]
     counts: dict[str, Any] = {"num_streams": len(embeddings), "num_turns": sum(map(len, embeddings))}
     tensors = {name: np.ascontiguousarray(rows) for name, rows in zip(names, embeddings, strict=True)}
-    save_file(tensors, path, metadata={**metadata, **{name: str(count) for name, count in counts.items()}})
+    return save(tensors, metadata={**metadata, **{name: str(count) for name, count in counts.items()}})

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evoemb._errors import InputError
+from evoemb._files import write_whole
 from evoemb.cli import benchmarks, output, session
 
 if TYPE_CHECKING:
@@ -96,9 +97,8 @@ def write_results(path: str, results: dict[str, Any]) -> None:
     from evoemb.evaluation.tables import to_markdown
 
     text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
-    session.replace_file(path, lambda to: to.write_text(text, encoding="utf-8"))
-    markdown = str(Path(path).with_suffix(".md"))
-    session.replace_file(markdown, lambda to: to.write_text(to_markdown(results), encoding="utf-8"))
+    write_whole(path, text.encode())
+    write_whole(Path(path).with_suffix(".md"), to_markdown(results).encode())
 
 
 def _evaluated(args: argparse.Namespace, plan: Plan, streams: list[EvalStream]) -> dict[str, Any]:

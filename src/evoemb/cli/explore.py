@@ -7,6 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from evoemb._errors import InputError
+from evoemb._files import write_whole
 from evoemb.cli import output, session
 from evoemb.cli.stream_files import FORMAT_HELP, read_one_stream
 
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     if args.serve:
         _serve(explorer, page, args)
         return
-    session.replace_file(args.output, lambda path: path.write_text(page, encoding="utf-8"))
+    write_whole(args.output, page.encode())
     if not args.quiet:
         output.write_notice(f"Wrote {args.output}: {len(stream.turns)} turns, {len(queries)} questions.")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from evoemb._files import write_whole
 from evoemb.cli import output, session
 
 
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     results = read_results(args.results)
     drawn = pictures(results)
     page = to_html(results, drawn)
-    session.replace_file(args.output, lambda path: path.write_text(page, encoding="utf-8"))
+    write_whole(args.output, page.encode())
     written = write_pngs(drawn, Path(args.png)) if args.png else []
     if not args.quiet:
         output.write_notice(

@@ -51,13 +51,14 @@ def run(args: argparse.Namespace) -> None:
     queries = _queries(args.queries, stream, args.stream)
     if args.state is not None:
         session.check_can_write(args.state, "--state")
+    opened = session.OpenedState(args, stream.turns)
     model = session.load_model(args)
-    state = session.open_state(model, args.state)
+    state = opened.of(model)
     num_turns_before = int(state.num_turns)  # type: ignore[arg-type]  # a number, as the state has one stream
-    ranked = _rank_with_memory(model, stream.turns, queries, state, args)
-    static = _rank_without_memory(model, stream.turns, queries, args) if args.static else [None] * len(queries)
-    if args.state is not None:
-        session.save_state(state, args.state)
+    turns = opened.turns_with_answer(stream.given)
+    ranked = _rank_with_memory(model, stream.given, turns, queries, state, args)
+    static = _rank_without_memory(model, turns, queries, args) if args.static else [None] * len(queries)
+    opened.save(state)
     if not args.quiet:
         output.write_notice(_what_was_read(len(stream.turns), num_turns_before, args.state))
     for query, hits, static_hits in zip(queries, ranked, static, strict=True):
@@ -79,11 +80,16 @@ def _queries(given: Sequence[str], stream: FileStream, path: str) -> list[str]:
 
 
 def _rank_with_memory(
-    model: EvoEmbedding, turns: list[str], queries: list[str], state: MemoryState, args: argparse.Namespace
+    model: EvoEmbedding,
+    stream: Sequence[Any],
+    turns: list[str],
+    queries: list[str],
+    state: MemoryState,
+    args: argparse.Namespace,
 ) -> list[list[Hit]]:
-    """Read the turns into ``state``, which advances, and rank them for queries that see all that was read."""
+    """Read the stream into ``state``, which advances, and rank its turns for queries that see all that was read."""
     embeddings = model.encode_document(
-        turns,
+        stream,
         stateful=True,
         state=state,
         memory=args.memory,

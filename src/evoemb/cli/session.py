@@ -6,11 +6,12 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evoemb._errors import EvoembError, InputError, StateError
+from evoemb.cli.reading_log import ReadingLog
 from evoemb.cli.stream_files import FORMATS
 
 if TYPE_CHECKING:
@@ -59,8 +60,10 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
         "--state",
         metavar="FILE",
         help="memory to go on from: read if FILE exists, and FILE is replaced when the stream has been read. Only the "
-        "turns of this call are embedded and ranked; earlier ones act through the memory.",
+        "turns of this call are embedded and ranked; earlier ones act through the memory. Turns that were read into "
+        "FILE before are refused.",
     )
+    parser.add_argument("--again", action="store_true", help="read turns even if FILE of --state has read them before")
 
 
 def load_model(args: argparse.Namespace) -> EvoEmbedding:
@@ -98,47 +101,54 @@ def quieten(args: argparse.Namespace) -> None:
             logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def load_state(path: str) -> MemoryState:
-    """The memory state saved in a file; raises StateError if it is none."""
-    from evoemb.state import MemoryState
+class OpenedState:
+    """The state that a command reads on from, and what was read into its file before.
 
-    return MemoryState.load(path)
-
-
-def open_state(model: EvoEmbedding, path: str | None) -> MemoryState:
-    """The state to read on from: that of the file if there is one, else an empty one.
+    Args:
+        args: Of a command with the options of :func:`add_reading_options`.
+        turns: What the command is about to read.
 
     Raises:
+        InputError: The turns were read into this state before, and ``--again`` was not given.
         StateError: The file is no state, or holds several streams.
     """
-    if path is None or not Path(path).exists():
-        return model.new_state()
-    state = load_state(path)
-    if state.batch_size != 1:
-        raise StateError(
-            f"{path} holds the memory of {state.batch_size} streams, but the command line reads one. Save a single one "
-            "from Python: state[0].save(...)."
-        )
-    return state
 
+    def __init__(self, args: argparse.Namespace, turns: Sequence[str]) -> None:
+        from evoemb.state.file import read_state
 
-def save_state(state: MemoryState, path: str) -> None:
-    """Write the state in the place of ``path``, which may be a link; ``save`` itself is all or nothing."""
-    state.save(os.path.realpath(path))
+        self._path: str | None = args.state
+        self._turns = turns
+        self._saved = read_state(args.state) if args.state is not None and Path(args.state).exists() else None
+        self._log = ReadingLog.of_notes(self._saved.notes) if self._saved else ReadingLog()
+        if self._saved and len(self._saved.memories) != 1:
+            raise StateError(
+                f"{self._path} holds the memory of {len(self._saved.memories)} streams, but the command line reads "
+                "one. Save a single one from Python: state[0].save(...)."
+            )
+        if not args.again:
+            self._log.check(turns, args.stream, str(self._path))
 
+    def of(self, model: EvoEmbedding) -> MemoryState:
+        """Return the state: that of the file if there is one, else an empty one."""
+        from evoemb.state import MemoryState
 
-def replace_file(path: str, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, then put it in the place of ``path`` in one step.
+        return MemoryState(self._saved.spec, self._saved.memories) if self._saved else model.new_state()
 
-    A crash or a full disk in between leaves the old file as it was. A link is followed, not replaced.
-    """
-    target = Path(os.path.realpath(path))
-    beside = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
-    try:
-        write(beside)
-        os.replace(beside, target)
-    finally:
-        beside.unlink(missing_ok=True)
+    def turns_with_answer(self, stream: Sequence[Any]) -> list[str]:
+        """Return the turn texts of the stream to read; an answer that comes first stands in the turn it belongs to."""
+        from evoemb.data.turns import as_turns, read_turns
+        from evoemb.encoding import taken_up
+
+        if self._saved is None:
+            return as_turns(stream)
+        return [turn.text for turn in taken_up(read_turns(stream), self._saved.memories[0])[0]]
+
+    def save(self, state: MemoryState) -> None:
+        """Write the state in place of its file, all or nothing, with what was read; nothing without ``--state``."""
+        from evoemb.state.file import write_state
+
+        if self._path is not None:
+            write_state(self._path, state.spec, state.snapshot(), self._log.with_turns(self._turns).notes)
 
 
 def check_can_write(path: str, option: str) -> None:

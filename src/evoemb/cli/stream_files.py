@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from evoemb._errors import InputError, InputTypeError
@@ -39,10 +39,20 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class FileStream:
-    """One stream of a file: its turn texts (at least one) and, where the file carries one, the query asked after it."""
+    """One stream of a file: its turn texts (at least one) and, where the file carries one, the query asked after it.
+
+    Where it was made of messages they are kept, as a stream that goes on elsewhere may answer the last or begin with an
+    answer.
+    """
 
     turns: list[str]
     query: str | None = None
+    messages: Sequence[Any] | None = field(default=None, compare=False)
+
+    @property
+    def given(self) -> Sequence[Any]:
+        """The stream as a model reads it: messages if it was made of them, else the turns."""
+        return self.turns if self.messages is None else self.messages
 
 
 class _Item(NamedTuple):
@@ -72,7 +82,7 @@ def read_streams(path: str, stream_format: str = "auto") -> list[FileStream]:
         raise InputError(f"{name} holds no turns: it is empty. Expected a stream in one of the formats of --help.")
     items = None if stream_format == "text" else _json_items(text, lines, name, forced=stream_format != "auto")
     if stream_format == "auto" and (chats := _imported(text, items)):
-        return [FileStream(as_turns(chat.messages)) for chat in chats]
+        return [FileStream(as_turns(chat.messages), messages=chat.messages) for chat in chats]
     if items is None:
         return [FileStream([check_text(line.value, line.where) for line in lines])]
     return _streams(items, name, stream_format)
@@ -171,20 +181,20 @@ def _streams(items: list[_Item], name: str, stream_format: str) -> list[FileStre
             f"pass --format {kind}."
         )
     if kind in ("messages", "turns"):
-        return [FileStream(_turns(items))]
+        return [_stream_of(items)]
     return [_whole_stream(item, kind) for item in items]
 
 
 def _whole_stream(item: _Item, kind: str) -> FileStream:
     """The stream that one JSON value holds by itself."""
     if kind == "list":
-        return FileStream(_turns(_elements(item, item.where)))
+        return _stream_of(_elements(item, item.where))
     if kind == "stream":
-        return FileStream(_turns(_elements(_Item(item.value["turns"], item.where), f"{item.where}, turns")))
+        return _stream_of(_elements(_Item(item.value["turns"], item.where), f"{item.where}, turns"))
     turns = _evotrain_turns(item.value)
     if turns is None:
         messages = _Item(item.value["messages"], item.where)
-        return FileStream(_turns(_elements(messages, f"{item.where}, messages")))
+        return _stream_of(_elements(messages, f"{item.where}, messages"))
     entries = _elements(_Item(turns, item.where), f"{item.where}, meta.turns")
     texts = [check_text(entry.value, entry.where) for entry in entries]
     if len(texts) < 2:
@@ -203,13 +213,14 @@ def _elements(item: _Item, where: str) -> list[_Item]:
     return [_Item(element, f"{where}, element {index}") for index, element in enumerate(item.value)]
 
 
-def _turns(items: list[_Item]) -> list[str]:
-    """The turn texts of values that are all turns or all messages."""
+def _stream_of(items: list[_Item]) -> FileStream:
+    """The stream that values make which are all turns or all messages."""
     kind = _common_kind(items)
     if kind == "turns":
-        return [_turn_text(item) for item in items]
+        return FileStream([_turn_text(item) for item in items])
     if kind == "messages":
-        return as_turns([_message(item) for item in items])
+        messages = [_message(item) for item in items]
+        return FileStream(as_turns(messages), messages=messages)
     raise InputError(f"{items[0].where}: a turn or a message is expected here, but {_NAMES[kind]} was found.")
 
 

@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -33,13 +33,24 @@ _MAX_TURN_TOKENS = 2**20
 _LATENT_TYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
-def to_bytes(spec: StateSpec, memories: Sequence[StreamMemory]) -> bytes:
+class SavedState(NamedTuple):
+    """What the bytes of a state hold: its spec, the memory of each stream, and what a program noted with them."""
+
+    spec: StateSpec
+    memories: list[StreamMemory]
+    notes: dict[str, str]
+
+
+def to_bytes(spec: StateSpec, memories: Sequence[StreamMemory], notes: Mapping[str, str] | None = None) -> bytes:
     """Return a state as the bytes of a safetensors file.
 
     They hold ``latents.<i>`` ``(M, S)`` for stream i and, where a segment is open, its token ids in ``open_ids.<i>``
     with the length of each turn in ``open_lengths.<i>``; the header holds the spec, the counts and a checksum of all.
     Where the newest turn is unanswered, the header holds its text, and ``before.latents.<i>`` and so on are the memory
     before it.
+
+    Args:
+        notes: Texts that a program wants to find with the state again.
     """
     tensors: dict[str, Tensor] = {}
     for index, memory in enumerate(memories):
@@ -48,8 +59,8 @@ def to_bytes(spec: StateSpec, memories: Sequence[StreamMemory]) -> bytes:
             _add_tensors(tensors, memory.unanswered.before, index, _BEFORE)
     counts = [memory.num_turns for memory in memories]
     unanswered = [memory.unanswered and memory.unanswered.said for memory in memories]
-    fields_of_header = {"format": FORMAT_VERSION, "spec": asdict(spec), "num_turns": counts, "unanswered": unanswered}
-    header = json.dumps(fields_of_header)
+    told = {"num_turns": counts, "unanswered": unanswered, "notes": dict(notes or {})}
+    header = json.dumps({"format": FORMAT_VERSION, "spec": asdict(spec), **told})
     return save_tensors(tensors, metadata={_HEADER: f"{_digest(header, tensors)} {header}"})
 
 
@@ -60,7 +71,7 @@ def _add_tensors(tensors: dict[str, Tensor], memory: StreamMemory, index: int, b
         tensors[f"{before}open_lengths.{index}"] = torch.tensor([len(turn) for turn in memory.open_turns])
 
 
-def from_bytes(content: bytes, name: str = "These bytes") -> tuple[StateSpec, list[StreamMemory]]:
+def from_bytes(content: bytes, name: str = "These bytes") -> SavedState:
     """Read a state from the bytes of :func:`to_bytes`.
 
     Args:
@@ -71,70 +82,105 @@ def from_bytes(content: bytes, name: str = "These bytes") -> tuple[StateSpec, li
             infinite latents, or their parts contradict each other.
     """
     try:
-        tensors_header, told = _outline(content)
-        digest, _, header = told.partition(" ")
-        spec, counts, unanswered = _checked_header(header)
-        _check_sizes(spec, unanswered, tensors_header)
-        tensors = _tensors(content)
-        if digest != _digest(header, tensors):
-            raise _UnreadableError("its checksum is another one: the file was changed or damaged")
-        memories = []
-        for index, (count, text) in enumerate(zip(counts, unanswered, strict=True)):
-            memory = _memory(spec, tensors, index, count)
-            if text is not None:
-                before = _memory(spec, tensors, index, count - 1, _BEFORE)
-                memory = memory.with_unanswered(text, before)
-            memories.append(memory)
+        return _read(content, _outline(content, len(content)))
     except _UnreadableError as error:
-        raise StateError(
-            f"{name} cannot be read as a memory state: {error}. Pass what MemoryState.save or to_bytes wrote, or read "
-            "the stream again into model.new_state()."
-        ) from error.__cause__
-    return spec, memories
+        raise _refusal(name, error) from error.__cause__
 
 
-def write_state(path: str | os.PathLike[str], spec: StateSpec, memories: Sequence[StreamMemory]) -> None:
+def write_state(
+    path: str | os.PathLike[str],
+    spec: StateSpec,
+    memories: Sequence[StreamMemory],
+    notes: Mapping[str, str] | None = None,
+) -> None:
     """Write a state to ``path``. A crash leaves the file that was there before, or the new one, never a part.
 
     Raises:
         StorageError: The file cannot be written.
     """
-    write_whole(path, to_bytes(spec, memories))
+    write_whole(path, to_bytes(spec, memories, notes))
 
 
-def read_state(path: str | os.PathLike[str]) -> tuple[StateSpec, list[StreamMemory]]:
+def read_state(path: str | os.PathLike[str]) -> SavedState:
     """Read a state from ``path``, which is opened once: a writer that replaces it meanwhile changes nothing.
 
     Raises:
         FileNotFoundError: There is no such file.
         StateError: It is no regular file, too large, or :func:`from_bytes` refuses it.
     """
+    name = os.fspath(path) if isinstance(os.fspath(path), str) else repr(path)
     # Opening a pipe would wait for its writer.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    with open(os.open(path, flags), "rb") as file:
-        about = os.fstat(file.fileno())
-        if not stat.S_ISREG(about.st_mode):
-            raise StateError(f"{os.fspath(path)!s} is no regular file. Pass a file written by MemoryState.save.")
+    handle = os.open(path, flags)
+    about = os.fstat(handle)
+    if not stat.S_ISREG(about.st_mode):
+        os.close(handle)
+        raise StateError(f"{name} is no regular file. Pass a file written by MemoryState.save.")
+    with open(handle, "rb") as file:
         try:
-            start = file.read(8 + _MAX_HEADER_BYTES if about.st_size > _MAX_HEADER_BYTES else -1)
-            _outline(start, about.st_size)
+            start = file.read(8)
+            start += file.read(min(int.from_bytes(start, "little"), _MAX_HEADER_BYTES))
+            outline = _outline(start, about.st_size)  # sizes are known to be right before memory is taken for the rest
             content = start + file.read(about.st_size - len(start))
-        except _UnreadableError:
-            content = start  # told with all the words below
-    return from_bytes(content, os.fspath(path) if isinstance(os.fspath(path), str) else repr(path))
+            return _read(content, outline)
+        except _UnreadableError as error:
+            raise _refusal(name, error) from error.__cause__
 
 
 class _UnreadableError(Exception):
     """Why bytes are no state, without their name."""
 
 
-def _outline(content: bytes, size: int | None = None) -> tuple[dict[str, Any], str]:
-    """Return the safetensors header of ``content`` without its metadata, and our own header; nothing else is read.
+def _refusal(name: str, error: _UnreadableError) -> StateError:
+    return StateError(
+        f"{name} cannot be read as a memory state: {error}. Pass what MemoryState.save or to_bytes wrote, or read the "
+        "stream again into model.new_state()."
+    )
+
+
+class _Outline(NamedTuple):
+    """What the header of a state says: its checksum and the text that it covers, and what is read from that text."""
+
+    digest: str
+    text: str
+    spec: StateSpec
+    counts: list[int]
+    unanswered: list[str | None]
+    notes: dict[str, str]
+
+
+def _outline(content: bytes, size: int) -> _Outline:
+    """Read and check the header; nothing else is looked at.
 
     Args:
-        size: Bytes of the whole file, where ``content`` is its beginning only.
+        content: The beginning of the bytes, with the whole header at least.
+        size: Bytes in all.
     """
-    size = len(content) if size is None else size
+    tensors, told = _safetensors_header(content, size)
+    if told.startswith("{"):  # the first format had no checksum
+        told = f" {told}"
+    digest, _, text = told.partition(" ")
+    outline = _Outline(digest, text, *_checked_header(text))
+    _check_sizes(outline.spec, outline.unanswered, tensors)
+    return outline
+
+
+def _read(content: bytes, outline: _Outline) -> SavedState:
+    """Read the tensors of a state whose header is known, with every check."""
+    tensors = _tensors(content)
+    if outline.digest != _digest(outline.text, tensors):
+        raise _UnreadableError("its checksum is another one: the file was changed or damaged")
+    memories = []
+    for index, (count, said) in enumerate(zip(outline.counts, outline.unanswered, strict=True)):
+        memory = _memory(outline.spec, tensors, index, count)
+        if said is not None:
+            memory = memory.with_unanswered(said, _memory(outline.spec, tensors, index, count - 1, _BEFORE))
+        memories.append(memory)
+    return SavedState(outline.spec, memories, outline.notes)
+
+
+def _safetensors_header(content: bytes, size: int) -> tuple[dict[str, Any], str]:
+    """Return what safetensors says of the tensors, and our own header."""
     length = int.from_bytes(content[:8], "little")
     if size < 8 or not 2 <= length <= min(size - 8, _MAX_HEADER_BYTES) or size > _MAX_BYTES:
         # Only now: a safetensors file begins with a length, which may happen to look like a pickle's first bytes.
@@ -163,15 +209,15 @@ def _tensors(content: bytes) -> dict[str, Tensor]:
         raise _UnreadableError(f"it is no safetensors file ({error!s:.100})") from error
 
 
-def _checked_header(text: str) -> tuple[StateSpec, list[int], list[str | None]]:
-    """Return the spec, how many turns each stream has read, and what its unanswered turn says."""
+def _checked_header(text: str) -> tuple[StateSpec, list[int], list[str | None], dict[str, str]]:
+    """Return the spec, how many turns each stream has read, what its unanswered turn says, and the notes."""
     try:
         header = json.loads(text)
         version = header["format"]
         if version != FORMAT_VERSION:
             raise _UnreadableError(f"it has format {version!r:.40}, and this version of evoemb reads {FORMAT_VERSION}")
         spec = StateSpec(**{field.name: header["spec"][field.name] for field in fields(StateSpec)})
-        counts, unanswered = header["num_turns"], header["unanswered"]
+        counts, unanswered, notes = header["num_turns"], header["unanswered"], header["notes"]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise _UnreadableError(f"its header is damaged ({error!r:.100})") from error
     for field in fields(StateSpec):
@@ -188,7 +234,9 @@ def _checked_header(text: str) -> tuple[StateSpec, list[int], list[str | None]]:
     for count, text_waiting in zip(counts, unanswered, strict=True):
         if text_waiting is not None and (not isinstance(text_waiting, str) or count < 1):
             raise _UnreadableError(f"its header is damaged (unanswered is {text_waiting!r:.40})")
-    return spec, counts, unanswered
+    if not isinstance(notes, dict) or not all(isinstance(text, str) for text in notes.values()):
+        raise _UnreadableError(f"its header is damaged (notes is {notes!r:.40})")
+    return spec, counts, unanswered, notes
 
 
 def _check_sizes(spec: StateSpec, unanswered: Sequence[str | None], header: Mapping[str, Any]) -> None:

@@ -165,7 +165,8 @@ class MemoryState:
         Raises:
             StateError: They are damaged, of another format, or hold NaN.
         """
-        return cls(*from_bytes(content))
+        saved = from_bytes(content)
+        return cls(saved.spec, saved.memories)
 
     def turn_latents(self, turn: int) -> Tensor:
         """Return what one turn left in the queue of a state of one stream, ``(K, S)``.
@@ -233,8 +234,8 @@ class MemoryState:
             FileNotFoundError: There is no such file.
             StateError: The file is a pickle, damaged, of another format, or holds NaN.
         """
-        spec, memories = read_state(path)
-        return cls(spec, memories)
+        saved = read_state(path)
+        return cls(saved.spec, saved.memories)
 
     def snapshot(self) -> tuple[StreamMemory, ...]:
         """Give the current value; it never changes."""
