@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 from typing import TYPE_CHECKING, Any
 
 from evoemb._errors import InputError
 from evoemb._files import write_whole
 from evoemb.cli import output, session
+from evoemb.data.files import write_json_lines
 
 if TYPE_CHECKING:
     from evoemb.training.summary import DataSummary
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _SHOWN = 10
 
 _FORMATS = """\
-FILE is JSONL, JSON or Parquet, or the id of a data set on the Hub. A row is one stream:
+FILE is JSONL or JSON (gzip or not), Parquet, - for standard input, or a data set on the Hub. A row is a stream:
   plain     {"turns": [text, ...] or chat messages, "query": text, "evidence": [turn index, ...]}; if wanted "asked_at",
             "answer", "timestamps"; for several queries, lists of these
   evoemb    {"turns": [{"text": ...}, ...], "queries": [{"query", "evidence_turns", "asked_at", "answer"}, ...]}
@@ -104,8 +104,7 @@ def run_convert(args: argparse.Namespace) -> None:
             f"{args.file} lacks a field or holds another kind of value ({error}). Each line is one document with text "
             "and questions, or one chat with messages and questions."
         ) from error
-    lines = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
-    write_whole(args.output, lines.encode())
+    write_json_lines(args.output, rows)
     output.write(f"{len(rows)} streams in {args.output}")
 
 

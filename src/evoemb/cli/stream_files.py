@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from evoemb._errors import InputError, InputTypeError
-from evoemb.data.files import STANDARD_INPUT, read_text
+from evoemb.data.files import Item, items_of_text, name_of, read_text
 from evoemb.data.importers import Chat, chat_of_text, chats_of_json
 from evoemb.data.messages import as_message
 from evoemb.data.turns import as_turns
@@ -17,7 +16,7 @@ from evoemb.data.turns import as_turns
 FORMATS = ("auto", "messages", "turns", "evotrain", "stream", "text")
 
 FORMAT_HELP = """\
-STREAM is a file, or - for standard input. Its format is told from its content, not from its name:
+STREAM is a file, gzip or not, or - for standard input. Its format is told from its content, not from its name:
   messages  chat messages, {"role": "user"|"assistant", "content": "..."}: one a line, or in one JSON array;
             a user message and the assistant message right behind it are one turn
   turns     turns, each a JSON string or {"text": "..."}: one a line, or in one JSON array
@@ -27,7 +26,7 @@ STREAM is a file, or - for standard input. Its format is told from its content, 
   text      plain text, one turn a line; blank lines are skipped
 --format forces one of them. Turns and streams are counted from 0."""
 
-_LOOKS_LIKE_JSON = re.compile(r"\s*(\{|\[\s*[\[{\"])")  # not "[12:30] hello", a common start of a chat log
+_OR_TEXT = ", or pass --format text if it is plain text"
 _NAMES = {
     "messages": "a chat message",
     "turns": "a turn",
@@ -55,40 +54,31 @@ class FileStream:
         return self.turns if self.messages is None else self.messages
 
 
-class _Item(NamedTuple):
-    """A JSON value and where it stands, as an error would say it."""
-
-    value: Any
-    where: str
-
-
 def read_streams(path: str, stream_format: str = "auto") -> list[FileStream]:
     """The streams of a file, at least one.
 
     Args:
-        path: A file of UTF-8 text, or ``"-"`` for standard input.
+        path: A file of UTF-8 text, gzip or not, or ``"-"`` for standard input.
         stream_format: One of `FORMATS`; "auto" tells it from the content.
 
     Raises:
         InputError: The content is no stream, or not in the format asked for; the text names file and place.
         OSError: The file cannot be read.
     """
-    name = STANDARD_INPUT if path == "-" else path
-    text = read_text(path)
-    # Split at line feeds only: a JSON string may hold the other characters that str.splitlines splits at.
-    lines = [_Item(line.rstrip("\r"), f"{name}, line {number}") for number, line in enumerate(text.split("\n"), 1)]
-    lines = [line for line in lines if line.value.strip()]
-    if not lines:
+    name, text = name_of(path), read_text(path)
+    if not text.strip():
         raise InputError(f"{name} holds no turns: it is empty. Expected a stream in one of the formats of --help.")
-    items = None if stream_format == "text" else _json_items(text, lines, name, forced=stream_format != "auto")
-    if stream_format == "auto" and (chats := _imported(text, items)):
+    forced = stream_format != "auto"
+    items = None if stream_format == "text" else items_of_text(text, name, forced=forced, or_else=_OR_TEXT)
+    if not forced and (chats := _imported(text, items)):
         return [FileStream(as_turns(chat.messages), messages=chat.messages) for chat in chats]
     if items is None:
-        return [FileStream([check_text(line.value, line.where) for line in lines])]
+        lines = enumerate(text.split("\n"), 1)
+        return [FileStream([check_text(line, f"{name}, line {number}") for number, line in lines if line.strip()])]
     return _streams(items, name, stream_format)
 
 
-def _imported(text: str, items: list[_Item] | None) -> list[Chat] | None:
+def _imported(text: str, items: list[Item] | None) -> list[Chat] | None:
     """Return the chats of another program's export, or None if the file is none."""
     if items is not None:
         return chats_of_json([item.value for item in items])
@@ -122,55 +112,7 @@ def check_text(text: object, where: str) -> str:
     return text
 
 
-def _json_items(text: str, lines: list[_Item], name: str, *, forced: bool) -> list[_Item] | None:
-    """The file's JSON values with their places; None if it is plain text (never if JSON is ``forced``)."""
-    broken: json.JSONDecodeError | None = None
-    try:
-        value = _loads(text, name)
-    except json.JSONDecodeError as error:
-        broken = error
-    else:
-        if isinstance(value, list):
-            return [_Item(element, f"{name}, element {index}") for index, element in enumerate(value)]
-        return [_Item(value, name)] if forced or isinstance(value, dict | str) else None
-    try:
-        first = _loads(lines[0].value, lines[0].where)
-    except json.JSONDecodeError:
-        first = None
-    if isinstance(first, dict | list | str):
-        return [_line_item(line) for line in lines]
-    if forced or _LOOKS_LIKE_JSON.match(text):
-        raise InputError(
-            f"{name}, line {broken.lineno}: this is not valid JSON ({broken.msg}, column {broken.colno}). Repair it, "
-            "or pass --format text if it is plain text."
-        ) from broken
-    return None
-
-
-def _line_item(line: _Item) -> _Item:
-    """The JSON value of one line."""
-    try:
-        return _Item(_loads(line.value, line.where), line.where)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{line.where}: this is not valid JSON ({error.msg}, column {error.colno}), but the lines before it are. "
-            "Repair it, or pass --format text if it is plain text."
-        ) from error
-
-
-def _loads(text: str, where: str) -> Any:
-    """``json.loads``, with the two failures it does not report as its own."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        raise
-    except RecursionError as error:
-        raise InputError(f"{where}: this JSON is nested too deeply to be a stream.") from error
-    except ValueError as error:  # Python refuses integers of thousands of digits
-        raise InputError(f"{where}: this JSON cannot be read ({error}).") from error
-
-
-def _streams(items: list[_Item], name: str, stream_format: str) -> list[FileStream]:
+def _streams(items: list[Item], name: str, stream_format: str) -> list[FileStream]:
     """The streams that a file's JSON values make: one of all of them, or each its own."""
     if not items:
         raise InputError(f"{name} holds no turns: it is an empty list. Expected at least one turn.")
@@ -185,17 +127,17 @@ def _streams(items: list[_Item], name: str, stream_format: str) -> list[FileStre
     return [_whole_stream(item, kind) for item in items]
 
 
-def _whole_stream(item: _Item, kind: str) -> FileStream:
+def _whole_stream(item: Item, kind: str) -> FileStream:
     """The stream that one JSON value holds by itself."""
     if kind == "list":
         return _stream_of(_elements(item, item.where))
     if kind == "stream":
-        return _stream_of(_elements(_Item(item.value["turns"], item.where), f"{item.where}, turns"))
+        return _stream_of(_elements(Item(item.value["turns"], item.where), f"{item.where}, turns"))
     turns = _evotrain_turns(item.value)
     if turns is None:
-        messages = _Item(item.value["messages"], item.where)
+        messages = Item(item.value["messages"], item.where)
         return _stream_of(_elements(messages, f"{item.where}, messages"))
-    entries = _elements(_Item(turns, item.where), f"{item.where}, meta.turns")
+    entries = _elements(Item(turns, item.where), f"{item.where}, meta.turns")
     texts = [check_text(entry.value, entry.where) for entry in entries]
     if len(texts) < 2:
         raise InputError(
@@ -204,16 +146,16 @@ def _whole_stream(item: _Item, kind: str) -> FileStream:
     return FileStream(texts[:-1], query=texts[-1])
 
 
-def _elements(item: _Item, where: str) -> list[_Item]:
+def _elements(item: Item, where: str) -> list[Item]:
     """The elements of a JSON list that must hold at least one turn."""
     if not isinstance(item.value, list):
         raise InputError(f"{where}: a list of turns is expected here, but {_json_kind(item.value)} was found.")
     if not item.value:
         raise InputError(f"{where}: this list of turns is empty. Expected at least one turn.")
-    return [_Item(element, f"{where}, element {index}") for index, element in enumerate(item.value)]
+    return [Item(element, f"{where}, element {index}") for index, element in enumerate(item.value)]
 
 
-def _stream_of(items: list[_Item]) -> FileStream:
+def _stream_of(items: list[Item]) -> FileStream:
     """The stream that values make which are all turns or all messages."""
     kind = _common_kind(items)
     if kind == "turns":
@@ -224,12 +166,12 @@ def _stream_of(items: list[_Item]) -> FileStream:
     raise InputError(f"{items[0].where}: a turn or a message is expected here, but {_NAMES[kind]} was found.")
 
 
-def _turn_text(item: _Item) -> str:
+def _turn_text(item: Item) -> str:
     """The text of a turn given as a string or as ``{"text": ...}``."""
     return check_text(item.value["text"] if isinstance(item.value, Mapping) else item.value, item.where)
 
 
-def _message(item: _Item) -> Any:
+def _message(item: Item) -> Any:
     """A chat message that `as_turns` takes, checked here because only here the line is known."""
     try:
         as_message(item.value, item.where)
@@ -238,7 +180,7 @@ def _message(item: _Item) -> Any:
     return item.value
 
 
-def _common_kind(items: list[_Item]) -> str:
+def _common_kind(items: list[Item]) -> str:
     """The kind all the values are of; an error names the first that differs."""
     kind = _kind(items[0])
     for item in items[1:]:
@@ -251,7 +193,7 @@ def _common_kind(items: list[_Item]) -> str:
     return kind
 
 
-def _kind(item: _Item) -> str:
+def _kind(item: Item) -> str:
     """What a JSON value is: a key of `_NAMES`."""
     value = item.value
     if isinstance(value, str):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evoemb._errors import InputError
-from evoemb.data.files import read_json_rows
+from evoemb.data.files import STANDARD_INPUT, json_items
 from evoemb.data.tables import records_of
 from evoemb.training.columns import RowError, StreamExample, parse_row
 
@@ -25,7 +25,7 @@ def load_rows(source: str, *, split: str = "train", streaming: bool = False) -> 
     """Load rows from a JSONL or Parquet file, or from the Hub, unchecked.
 
     Args:
-        source: A file, a glob of files, or the id of a data set on the Hub.
+        source: A file (gzip or not), a glob of files, ``"-"`` for standard input, or the id of a data set on the Hub.
         split: Of a data set on the Hub.
         streaming: Read rows as they are needed, for data that does not fit on the disk.
 
@@ -36,6 +36,8 @@ def load_rows(source: str, *, split: str = "train", streaming: bool = False) -> 
         InputError: The file is of another kind or cannot be read, or the ``datasets`` library is missing.
         FileNotFoundError: There is no such file.
     """
+    if source == STANDARD_INPUT:
+        return _read_json(source)
     parts = Path(source.lower())
     suffix = "".join(parts.suffixes[-2:]) if parts.suffix == ".gz" else parts.suffix
     # Names on the Hub may end in a version: org/chats-1.5.
@@ -136,5 +138,6 @@ def _plain_row(example: StreamExample) -> dict[str, Any]:
 
 
 def _read_json(path: str) -> list[Any]:
-    """Read JSON or JSON lines row by row, so that rows of differing form do not break the load."""
-    return [row for name in sorted(glob.glob(path)) or [path] for row in read_json_rows(name)]
+    """Read JSON or JSON Lines row by row, so that rows of differing form do not break the load."""
+    names = [path] if path == STANDARD_INPUT else sorted(glob.glob(path)) or [path]
+    return [item.value for name in names for item in json_items(name)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evoemb._errors import InputError
-from evoemb.data.files import lines_of, parse_json, read_json
+from evoemb.data.files import json_items, read_json
 from evoemb.evaluation.benchmarks.common import ChatMessage, Turns, need
 from evoemb.evaluation.schema import EvalStream, StreamQuery
 
@@ -72,9 +72,7 @@ def read_personamem(questions: Path, contexts: Path) -> list[EvalStream]:
     the repeated names: github.com/MiG-NJU/EvoEmbedding, eval/personamemeval.py (at 08ce394). MIT.
     """
     found: dict[str, Turns] = {}
-    for number, line in lines_of(contexts):
-        where = f"{contexts}, line {number}"
-        value = parse_json(line, where)
+    for value, where in json_items(contexts):
         if not isinstance(value, dict):
             raise InputError(f"{where}: an object of contexts is expected, but {type(value).__name__} was found.")
         for name, messages in value.items():

@@ -1,4 +1,4 @@
-"""What the benchmarks share: checked access to JSON, chat messages to turns, evidence given by message."""
+"""What the benchmarks share: checked fields, chat messages to turns, evidence given by message."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evoemb._errors import InputError
-from evoemb.data.files import lines_of, parse_json
+from evoemb.data.files import json_items
 from evoemb.evaluation.benchmarks.common import need
 from evoemb.evaluation.benchmarks.passages import columns
 from evoemb.evaluation.schema import EvalStream, StreamQuery, StreamTurn
@@ -94,9 +94,7 @@ def _asked(part: _Part) -> dict[tuple[str, ...], list[StreamQuery]]:
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any], str]]:
     """The objects of a JSON Lines file with their ids, each of which stands once."""
     seen: set[str] = set()
-    for number, line in lines_of(path):
-        where = f"{path}, line {number}"
-        row = parse_json(line, where)
+    for row, where in json_items(path):
         if not isinstance(row, Mapping):
             raise InputError(f"{where}: an object is expected here, but {type(row).__name__} was found.")
         name = str(need(row, "_id" if "_id" in row and "id" not in row else "id", (str, int), where))
@@ -119,9 +117,7 @@ def _candidates(part: _Part, queries: Mapping[str, str]) -> dict[tuple[str, ...]
     listed: dict[tuple[str, ...], list[str]] = {}
     left = dict.fromkeys(queries)
     path = part.file(_CANDIDATES)
-    for number, line in lines_of(path) if path.exists() else ():
-        where = f"{path}, line {number}"
-        row = parse_json(line, where)
+    for row, where in json_items(path) if path.exists() else ():
         names = tuple(map(str, need(row, "candidate_doc_ids", list, where)))
         scene = str(need(row, "scene_id", (str, int), where))
         if unknown := [name for name in names if name not in part.corpus]:

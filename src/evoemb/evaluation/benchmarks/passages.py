@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from evoemb._errors import InputError
-from evoemb.data.files import lines_of, parse_json, read_json
+from evoemb.data.files import json_items, lines_of, read_json
 from evoemb.evaluation.benchmarks.common import need
 from evoemb.evaluation.schema import EvalStream, StreamQuery, StreamTurn
 
@@ -20,9 +20,7 @@ def read_evotrain(path: Path) -> list[EvalStream]:
     Source: the README of github.com/MiG-NJU/EvoEmbedding (at 6b9a653); on the Hub as MiG-NJU/EvoTrain-180K.
     """
     streams = []
-    for number, line in lines_of(path):
-        where = f"{path}, line {number}"
-        row = parse_json(line, where)
+    for number, (row, where) in enumerate(json_items(path), 1):
         if not isinstance(row, Mapping):
             raise InputError(f"{where}: an object is expected here, but {type(row).__name__} was found.")
         nested = row.get("meta")
@@ -111,9 +109,8 @@ def read_msmarco(folder: Path) -> list[EvalStream]:
 
 def columns(path: Path, number: int) -> Iterator[tuple[list[str], str]]:
     """The rows of a file of tab-separated columns (qrels also with blanks)."""
-    for line_number, line in lines_of(path):
-        where = f"{path}, line {line_number}"
-        row = line.rstrip("\r\n").split("\t")
+    for line, where in lines_of(path):
+        row = line.split("\t")  # the csv module refuses passages of more than 131072 characters
         row = line.split() if len(row) == 1 and number > 2 else row
         if len(row) < number:
             raise InputError(f"{where}: {number} columns are expected, but {len(row)} were found.")
