@@ -25,8 +25,8 @@ ROWS: dict[int, tuple[str, ...]] = {
     5: ("chat.*", "encoding", "model_card", "saved_memory", "timeline", "upstream.*"),
     4: ("cuts", "stack", "streaming.*"),
     3: ("modules.*",),
-    2: ("state.*",),
-    1: ("_files", "data.*", "defaults", "prompts", "ranking.*", "segments"),
+    2: ("data.*", "state.*"),
+    1: ("_files", "defaults", "prompts", "ranking.*", "segments"),
     0: ("_errors", "_lazy", "_shapes"),
 }
 SENTENCE_TRANSFORMERS_FROM_ROW = 3  # rows below know torch at most
