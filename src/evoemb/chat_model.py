@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evoemb._errors import StateError
 from evoemb.chat.ids import DialogueIds, Messages, dialogue_ids, split_messages
 from evoemb.encoding import converted
 from evoemb.prompts import prompt_for
 from evoemb.state import MemoryState
+from evoemb.state.handle import one_stream
 from evoemb.state.memory import StreamMemory
 from evoemb.stream_encoder import StreamEncoder
 from evoemb.streaming.rows import TokenIds
@@ -165,12 +165,7 @@ class ChatModel(StreamEncoder):
 
     def _one_stream(self, state: MemoryState | None) -> MemoryState:
         """Return a state of one stream that may be advanced without the caller's changing."""
-        if state is None:
-            return self.new_state()
-        self.check_state(state)
-        if state.batch_size != 1:
-            raise StateError(f"This call takes one stream, but the state holds {state.batch_size}. Pass state[i].")
-        return state[0]
+        return self.new_state() if state is None else one_stream(state, self.state_spec)[0]
 
     def _memory(self, state: MemoryState | None) -> StreamMemory:
         return self._one_stream(state).snapshot()[0].to(self.device, self.dtype)

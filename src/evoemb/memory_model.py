@@ -14,7 +14,7 @@ from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import nn
 
-from evoemb._errors import InputError, StateError, UnsupportedBackboneError
+from evoemb._errors import InputError, UnsupportedBackboneError
 from evoemb.defaults import BASE_MODEL, DEFAULT_MODEL, closest_name, installed_base, offline_folder
 from evoemb.model_card import EvoEmbeddingModelCardData, renamed
 from evoemb.modules.compiled import compile_feed_forward
@@ -26,6 +26,7 @@ from evoemb.modules.tensor_files import Source
 from evoemb.saved_memory import SavedMemory, default_base, default_memory
 from evoemb.stack import check_stack, evolving_stack, own_module, pools_last_token, spec_of
 from evoemb.state import MemoryState
+from evoemb.state.handle import checked_state
 from evoemb.state.memory import StateSpec, StreamMemory
 from evoemb.streaming.rows import Stack
 from evoemb.streaming.whole import is_stream_batch, run_streams
@@ -191,11 +192,8 @@ class MemoryModel(SentenceTransformer):
 
     def check_state(self, state: MemoryState | None) -> None:
         """Refuse a state that another model made."""
-        if state is None:
-            return
-        if not isinstance(state, MemoryState):
-            raise StateError(f"state is {type(state).__name__}, expected MemoryState. Make one with model.new_state().")
-        self.state_spec.check(state.spec)
+        if state is not None:
+            checked_state(state, self.state_spec)
 
     def _load_modules(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> Any:
         if saved := self._saved_memory:

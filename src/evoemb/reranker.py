@@ -13,7 +13,7 @@ from sentence_transformers import CrossEncoder
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from evoemb._errors import InputError, StateError
+from evoemb._errors import InputError
 from evoemb.cuts import CutTexts
 from evoemb.defaults import DEFAULT_MODEL
 from evoemb.encoding import converted, refuse_parallel, refuse_unknown, wants_progress_bar
@@ -38,8 +38,8 @@ from evoemb.pairs import (
 from evoemb.prompts import prompt_for
 from evoemb.ranking import Hit, RankedId, checked_top_k, top_hits
 from evoemb.stack import evolving_stack, own_module, pools_last_token, spec_of
-from evoemb.state import MemoryState, StateSpec
-from evoemb.state.memory import StreamMemory
+from evoemb.state.handle import MemoryState, one_stream
+from evoemb.state.memory import StateSpec, StreamMemory
 from evoemb.streaming.candidates import CandidateStream, embed_candidates
 from evoemb.streaming.rows import Limits, Stack
 
@@ -81,7 +81,7 @@ class EvoReranker(CrossEncoder):
         named = {"reader": memory_reader, "num_latents": num_latents, "capacity_latents": capacity_latents}
         self._memory_choices = {**(memory_kwargs or {}), **{k: v for k, v in named.items() if v is not None}}
         self._upstream_kwargs = upstream_kwargs
-        self._embedding_stack: list[nn.Sequential] = []
+        self._embedding_stack = (nn.Sequential(),)
         name = None if isinstance(model_name_or_path, EvoEmbedding) else model_name_or_path
         if isinstance(model_name_or_path, EvoEmbedding):
             modules = [*model_name_or_path, StreamScore()]
@@ -367,20 +367,13 @@ class EvoReranker(CrossEncoder):
         if state is None:
             size = self._transformer.reader.latent_size
             return StreamMemory.empty(size, dtype=self.dtype or torch.float32, device=self.device)
-        if not isinstance(state, MemoryState):
-            raise StateError(f"state is {type(state).__name__}, expected MemoryState. Make one with model.new_state().")
-        self._state_spec().check(state.spec)
-        if state.batch_size != 1:
-            raise StateError(
-                f"A reranker continues one stream, but this state holds {state.batch_size}. Pass state[i]."
-            )
-        return state.snapshot()[0].to(self.device, self.dtype)
+        return one_stream(state, self._state_spec()).snapshot()[0].to(self.device, self.dtype)
 
     def _state_spec(self) -> StateSpec:
         """Return the spec of the states of the embedding model in this stack."""
-        if not self._embedding_stack:
-            # In a list: a module of its own would stand among the parameters twice.
-            self._embedding_stack.append(nn.Sequential(*list(self)[:-1]))
+        modules = tuple(self)[:-1]
+        if tuple(self._embedding_stack[0]) != modules:  # kept in a tuple: its parameters would else stand twice
+            self._embedding_stack = (nn.Sequential(*modules),)
         return spec_of(self._embedding_stack[0], type(self).__name__)
 
     def _load_modules(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> Any:

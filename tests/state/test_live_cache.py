@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from evoemb import EvoEmbedding, MemoryState
-from evoemb.state.memory import LiveCache
+from evoemb.state.live import LiveCache
 
 QUESTIONS = ["where do i live", "what is red", "who has the key"]
 # Rows continued from kept keys and values are summed in another order than whole rows; the recurrence of untrained

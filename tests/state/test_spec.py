@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from conftest import make_model
 from evoemb import EvoReranker, MemoryState
 from evoemb._errors import StateError
 from evoemb.modules import fingerprint as fingerprints
@@ -34,4 +35,25 @@ def test_model_and_reranker_refuse_another_models_state_with_the_same_words(mode
         lambda: EvoReranker(model).predict([("ok", "ok")], state=other),
     ):
         with pytest.raises(StateError, match=r"does not fit .*: fingerprint .* \(model against state\)"):
+            call()
+
+
+def test_a_reranker_whose_modules_were_exchanged_is_another_model(base_folder, models, stream):
+    model, other = models("bert", "attention"), make_model(base_folder("bert"), "attention", trained=False)
+    state = model.new_state()
+    reranker = EvoReranker(model)
+    reranker.rank("ok", stream[:2], state=state)
+    reranker[0] = other[0]
+    with pytest.raises(StateError, match=r"does not fit .*: fingerprint"):
+        reranker.rank("ok", stream[:2], state=state)
+
+
+def test_a_call_on_one_stream_refuses_a_state_of_several_in_the_same_words(models, stream):
+    model = models("bert", "attention")
+    several = model.new_state(2)
+    for call in (
+        lambda: model.retrieve(stream, "ok", state=several),
+        lambda: EvoReranker(model).rank("ok", stream, state=several),
+    ):
+        with pytest.raises(StateError, match=r"This call takes one stream, but the state holds 2. Pass state\[i\]"):
             call()

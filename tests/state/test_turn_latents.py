@@ -45,3 +45,27 @@ def test_parts_that_contradict_each_other_are_refused(model, stream):
     with pytest.raises(StateError, match="1 turns' latents were given, but a state after 3 turns holds"):
         MemoryState.of_turns(spec, [torch.zeros(size)], num_turns=3)
     assert_same_states(MemoryState.of_turns(spec, [], num_turns=0), model.new_state())
+
+
+def test_what_no_state_can_hold_is_refused(model):
+    spec, latents = model.state_spec, torch.zeros(model.state_spec.num_latents, model.state_spec.latent_size)
+    for num_turns in (-1, True, 1.5, "1"):
+        with pytest.raises(StateError, match=r"num_turns=.* was given. Pass how many turns were read"):
+            MemoryState.of_turns(spec, [latents], num_turns=num_turns)
+    for wrong, problem in (
+        (latents * torch.nan, "holds latents that are NaN or infinite"),
+        (latents.long(), "holds latents of type torch.int64"),
+    ):
+        with pytest.raises(StateError, match=rf"These turns make no state: it {problem}"):
+            MemoryState.of_turns(spec, [wrong], num_turns=1)
+    with pytest.raises(StateError, match="it holds an open segment that does not fit its packing"):
+        MemoryState.of_turns(spec, [latents] * 4, num_turns=4, open_turns=[[1]] * 4)
+
+
+def test_a_state_built_of_turns_keeps_nothing_of_what_it_was_given(model):
+    spec, latents = model.state_spec, torch.zeros(model.state_spec.num_latents, model.state_spec.latent_size)
+    built = MemoryState.of_turns(spec, [latents.requires_grad_()], num_turns=1)
+    with torch.no_grad():
+        latents.add_(1)
+    assert built.latents[0].sum() == 0
+    assert not built.latents[0].requires_grad

@@ -282,23 +282,9 @@ def _memory(
             raise _UnreadableError(f"stream {index} holds an open segment whose turns do not add up")
         turns = tuple(tuple(part.tolist()) for part in ids.split(lengths.tolist()))
     memory = StreamMemory(tensors[f"{before}latents.{index}"], num_turns, turns)
-    if problem := _contradiction(spec, memory):
+    if problem := memory.problem(spec):
         raise _UnreadableError(f"stream {index} {problem}")
     return memory
-
-
-def _contradiction(spec: StateSpec, memory: StreamMemory) -> str | None:
-    """Return what is wrong with one stream's memory, or None."""
-    latents, open_latents = memory.latents, len(memory.open_turns) * spec.num_latents
-    if not open_latents <= latents.shape[0] <= spec.capacity_latents + open_latents:
-        return f"holds {latents.shape[0]} latents, more than its capacity of {spec.capacity_latents} allows"
-    if len(memory.open_turns) >= max(spec.segment_turns, 1) or any(i < 0 for turn in memory.open_turns for i in turn):
-        return "holds an open segment that does not fit its packing"
-    if memory.num_turns * spec.num_latents < latents.shape[0]:
-        return f"claims {memory.num_turns} turns, too few for its {latents.shape[0]} latents"
-    if not bool(torch.isfinite(latents).all()):
-        return "holds latents that are NaN or infinite"
-    return None
 
 
 def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:

@@ -258,3 +258,30 @@ class MemoryState:
 
 def _single_or_all(values: list[int]) -> int | tuple[int, ...]:
     return values[0] if len(values) == 1 else tuple(values)
+
+
+def checked_state(state: object, spec: StateSpec) -> MemoryState:
+    """Return a state that was given, if it is one and fits a model.
+
+    Args:
+        spec: The model's.
+
+    Raises:
+        StateError: It is no state, or another model's.
+    """
+    if not isinstance(state, MemoryState):
+        raise StateError(f"state is {type(state).__name__}, expected MemoryState. Make one with model.new_state().")
+    spec.check(state.spec)
+    return state
+
+
+def one_stream(state: object, spec: StateSpec) -> MemoryState:
+    """Return a state that was given, if it fits a model and holds one stream.
+
+    Raises:
+        StateError: As :func:`checked_state`; also for a state of several streams.
+    """
+    checked = checked_state(state, spec)
+    if checked.batch_size != 1:
+        raise StateError(f"This call takes one stream, but the state holds {checked.batch_size}. Pass state[i].")
+    return checked

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from evoemb._errors import InputError, StateError
-
-#: What is kept of memories that were run may take so much: beside one stream's state, and in the course of a call.
-KEPT_BYTES = 256 * 2**20
+from evoemb.state.live import KEPT_BYTES, LiveCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,56 +57,6 @@ class StateSpec:
                 f"{'; '.join(differences)} (model against state). Load the model that made it, or read the stream "
                 "again into model.new_state()."
             )
-
-
-class Held(Protocol):
-    """Something a backbone computed of a memory that makes the next step cheap; it can always be computed again."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        ...
-
-
-@dataclass(slots=True)
-class LiveCache:
-    """What makes the next step on one memory cheap. It belongs to that memory alone and is never saved.
-
-    Args:
-        reading: The queue as texts see it, run as far as it was needed.
-        writing: The open segment as the next turn continues it.
-        readable: The queue as texts are given it, projected for reading ``(M, S)``.
-        limit_bytes: What would make all together larger than this is not kept.
-    """
-
-    reading: Any = None
-    writing: Any = None
-    readable: Tensor | None = None
-    limit_bytes: int = KEPT_BYTES
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        return sum(held.nbytes for held in (self.reading, self.writing, self.readable) if held is not None)
-
-    def keep_reading(self, held: Held) -> None:
-        """Keep the queue as texts see it, if it is small enough."""
-        self.reading = None
-        self.reading = held if self.nbytes + held.nbytes <= self.limit_bytes else None
-
-    def keep_writing(self, held: Held) -> None:
-        """Keep the open segment, if it is small enough."""
-        self.writing = None
-        self.writing = held if self.nbytes + held.nbytes <= self.limit_bytes else None
-
-    def keep_readable(self, held: Tensor) -> None:
-        """Keep the queue as texts are given it, if it is small enough."""
-        self.readable = None
-        self.readable = held if self.nbytes + held.nbytes <= self.limit_bytes else None
-
-    def trim(self) -> None:
-        """Let go of everything."""
-        self.reading = self.writing = self.readable = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +129,8 @@ class StreamMemory:
         Raises:
             StateError: The parts contradict each other or the spec.
         """
+        if type(num_turns) is not int or num_turns < 0:
+            raise StateError(f"num_turns={num_turns!r:.40} was given. Pass how many turns were read, 0 or more.")
         size = (spec.num_latents, spec.latent_size)
         for index, one in enumerate(latents):
             if tuple(one.shape) != size:
@@ -195,7 +145,26 @@ class StreamMemory:
         if not latents:
             return cls.empty(spec.latent_size, dtype=torch.float32)
         joined = torch.cat(list(latents))
-        return cls(joined[joined.shape[0] - needed :], num_turns, tuple(tuple(turn) for turn in open_turns))
+        opened = tuple(tuple(int(token) for token in turn) for turn in open_turns)
+        memory = cls(joined[joined.shape[0] - needed :].detach().clone(), num_turns, opened)
+        if problem := memory.problem(spec):
+            raise StateError(f"These turns make no state: it {problem}. Pass what turn_latents and open_turns gave.")
+        return memory
+
+    def problem(self, spec: StateSpec) -> str | None:
+        """Return in words what no memory of this spec can hold, ``"holds latents that are NaN"``; None if nothing."""
+        latents, open_latents = self.latents, len(self.open_turns) * spec.num_latents
+        if not latents.is_floating_point():
+            return f"holds latents of type {latents.dtype}, expected a floating-point type"
+        if not open_latents <= latents.shape[0] <= spec.capacity_latents + open_latents:
+            return f"holds {latents.shape[0]} latents, more than its capacity of {spec.capacity_latents} allows"
+        if len(self.open_turns) >= max(spec.segment_turns, 1) or any(i < 0 for turn in self.open_turns for i in turn):
+            return "holds an open segment that does not fit its packing"
+        if self.num_turns * spec.num_latents < latents.shape[0]:
+            return f"claims {self.num_turns} turns, too few for its {latents.shape[0]} latents"
+        if not bool(torch.isfinite(latents).all()):
+            return "holds latents that are NaN or infinite"
+        return None
 
     @property
     def nbytes(self) -> int:

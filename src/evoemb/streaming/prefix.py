@@ -14,7 +14,8 @@ from evoemb.modules.latent_memory_queue import LatentMemoryQueue
 from evoemb.modules.readers.key_values import KeyValues
 from evoemb.modules.readers.prefix import PrefixReader, SegmentRow
 from evoemb.segments import Segment, SegmentPolicy
-from evoemb.state.memory import LiveCache, StreamMemory
+from evoemb.state.live import LiveCache
+from evoemb.state.memory import StreamMemory
 from evoemb.streaming.rows import Limits, Row, Stack, TokenIds, embed_rows
 
 

@@ -14,7 +14,7 @@ from evoemb.modules.latent_memory_queue import LatentMemoryQueue
 from evoemb.modules.readers.key_values import KeyValues
 from evoemb.modules.readers.prefix import PrefixReader
 from evoemb.modules.stateful_transformer import MEMORY, MEMORY_MASK, PASTS, SEEN, StatefulTransformer
-from evoemb.state.memory import KEPT_BYTES, LiveCache
+from evoemb.state.live import KEPT_BYTES, LiveCache
 from evoemb.streaming.limits import Limits as Limits  # of one thought with rows: most callers need both
 
 TokenIds = Sequence[int]
