@@ -142,5 +142,132 @@ def test_csv_with_a_header_is_read_by_its_columns(tmp_path):
 def test_a_file_of_two_kinds_is_refused(tmp_path):
     path = tmp_path / "export.json"
     path.write_text(json.dumps([CHATGPT, {"x": 1}]))
-    with pytest.raises(InputError, match="Entry 1 is no chat of ChatGPT, but entry 0 is"):
+    with pytest.raises(InputError, match=r"element 1: this is nothing of ChatGPT, but .*element 0 is"):
         read_streams(str(path))
+
+
+WHATSAPP_MEDIA = {
+    "Android": (
+        "20/11/2026, 9:12 am - Mia: <Media omitted>\n20/11/2026, 9:13 am - Mia: \u200eIMG-1.jpg (file attached)\n"
+    ),
+    "iOS": "[20.11.26, 09:12:33] Mia: \u200eimage omitted\n\u200e[20.11.26, 09:13:33] Mia: \u200e<attached: 1.jpg>\n",
+    "iOS in German": "[20.11.26, 09:12:33] Mia: \u200eBild weggelassen\n[20.11.26, 09:13:33] Mia: <Medien>\n",
+}
+
+
+@pytest.mark.parametrize("text", WHATSAPP_MEDIA.values(), ids=WHATSAPP_MEDIA)
+def test_media_that_whatsapp_left_out_leave_a_mark(tmp_path, text):
+    path = tmp_path / "chat.txt"
+    path.write_text(text, encoding="utf-8")
+    assert [stream.turns for stream in read_streams(str(path))] == [["Mia: [media]", "Mia: [media]"]]
+
+
+def test_what_whatsapp_says_itself_is_no_message(tmp_path):
+    path = tmp_path / "chat.txt"
+    path.write_text(
+        "[20.11.26, 09:12:33] Trip: \u200eMessages and calls are end-to-end encrypted.\n"
+        "[20.11.26, 09:13:33] Mia: Hi: all\n",
+        encoding="utf-8",
+    )
+    assert [stream.turns for stream in read_streams(str(path))] == [["Mia: Hi: all"]]
+
+
+SENT = {"type": "message", "date": "d", "from": "Mia", "text": ""}
+MEDIA = {
+    "Telegram": {"name": "c", "messages": [{**SENT, "photo": "1.jpg"}, SENT]},
+    "Slack": [{"type": "message", "user": "Mia", "text": "", "ts": "1", "files": [{}], "subtype": "file_share"}],
+    "Discord": {"messages": [{"author": {"name": "Mia"}, "content": "", "attachments": [{}]}]},
+}
+
+
+@pytest.mark.parametrize("content", MEDIA.values(), ids=MEDIA)
+def test_media_leave_a_mark(tmp_path, content):
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps(content))
+    assert [stream.turns for stream in read_streams(str(path))] == [["Mia: [media]"]]
+
+
+def test_chats_keep_their_names_and_empty_ones_are_left_out(tmp_path):
+    path = tmp_path / "conversations.json"
+    path.write_text(json.dumps([CHATGPT, {"title": "empty", "mapping": {}}, {**CHATGPT, "title": "u"}]))
+    assert [(stream.name, stream.turns) for stream in read_streams(str(path))] == [("t", ASKED), ("u", ASKED)]
+    path.write_text(json.dumps([{"title": "empty", "mapping": {}}]))
+    with pytest.raises(InputError, match="no chat of this file of ChatGPT holds a message with text"):
+        read_streams(str(path))
+
+
+def test_an_account_of_telegram_gives_all_its_chats(tmp_path):
+    chats = [
+        {"name": "a", "messages": [{**SENT, "text": "x"}]},
+        {"messages": []},
+        {"name": "b", "messages": [{**SENT, "text": "y"}]},
+    ]
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({"about": "...", "chats": {"list": chats}}))
+    assert [(stream.name, stream.turns) for stream in read_streams(str(path))] == [("a", ["Mia: x"]), ("b", ["Mia: y"])]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ([{"conversations": [{"value": "a"}]}], "element 0: this chat of ShareGPT lacks a field"),
+        (
+            [{"conversations": [{"from": "narrator", "value": "a"}]}],
+            "element 0, a chat of ShareGPT: message 0 has the role 'narrator'",
+        ),
+        ([{"mapping": {"a": 3}}], "element 0: this chat of ChatGPT lacks a field, or holds another kind of value"),
+        ([{"chat_messages": [{"text": "a"}]}], r"this chat of Claude lacks a field.*\(KeyError: 'sender'\)"),
+        ([{"type": "message", "ts": "1", "text": 3}], "this chat of Slack lacks a field"),
+        ([{"diary": []}], 'nor an export of ShareGPT, ChatGPT, Claude, .* notes in Markdown. Its keys: "diary"'),
+    ],
+)
+def test_an_export_that_cannot_be_read_is_told_with_its_place(tmp_path, content, told):
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=told) as caught:
+        read_streams(str(path))
+    assert str(caught.value).startswith(str(path))
+
+
+NOTES = """---
+tags: [travel]
+---
+# Trips
+
+Next year, perhaps.
+
+## Porto
+I stay at the Ribeira.
+It has a view.
+
+- pack the camera
+- buy tickets
+
+```python
+# no heading
+
+x = 1
+```
+# Home
+"""
+
+
+def test_notes_in_markdown_give_one_turn_a_paragraph_behind_its_headings(tmp_path):
+    path = tmp_path / "notes.md"
+    path.write_text(NOTES)
+    assert [stream.turns for stream in read_streams(str(path))] == [
+        [
+            "Trips:\nNext year, perhaps.",
+            "Trips > Porto:\nI stay at the Ribeira.\nIt has a view.",
+            "Trips > Porto:\n- pack the camera\n- buy tickets",
+            "Trips > Porto:\n```python\n# no heading\n\nx = 1\n```",
+        ]
+    ]
+    assert len(read_streams(str(path), "text")[0].turns) == len([line for line in NOTES.split("\n") if line.strip()])
+
+
+@pytest.mark.parametrize("text", ["# 12\nhello\nthere", "#channel\n\nhello", "hello\n\n# Porto\n\nthere"])
+def test_a_text_that_does_not_begin_as_notes_do_is_read_line_by_line(tmp_path, text):
+    path = tmp_path / "chat.txt"
+    path.write_text(text)
+    assert [stream.turns for stream in read_streams(str(path))] == [[line for line in text.split("\n") if line]]

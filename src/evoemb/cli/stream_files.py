@@ -9,7 +9,7 @@ from typing import Any
 
 from evoemb._errors import InputError, InputTypeError
 from evoemb.data.files import Item, items_of_text, name_of, read_text
-from evoemb.data.importers import Chat, chat_of_text, chats_of_json
+from evoemb.data.importers import KNOWN, chats_of_json, chats_of_text
 from evoemb.data.messages import as_message
 from evoemb.data.turns import as_turns
 
@@ -24,6 +24,8 @@ STREAM is a file, gzip or not, or - for standard input. Its format is told from 
             with "messages" alone, all of them make the stream
   stream    {"turns": [{"text": "..."}, ...]}, evoemb's own format
   text      plain text, one turn a line; blank lines are skipped
+Also exports of ShareGPT, ChatGPT, Claude, Discord, Telegram, Slack and WhatsApp; CSV with a header that names a column
+of texts and one of speakers; and notes in Markdown, which begin with a heading: one turn a paragraph.
 --format forces one of them. Turns and streams are counted from 0."""
 
 _OR_TEXT = ", or pass --format text if it is plain text"
@@ -41,11 +43,12 @@ class FileStream:
     """One stream of a file: its turn texts (at least one) and, where the file carries one, the query asked after it.
 
     Where it was made of messages they are kept, as a stream that goes on elsewhere may answer the last or begin with an
-    answer.
+    answer. ``name`` is its title, empty where it has none.
     """
 
     turns: list[str]
     query: str | None = None
+    name: str = field(default="", compare=False)
     messages: Sequence[Any] | None = field(default=None, compare=False)
 
     @property
@@ -70,20 +73,13 @@ def read_streams(path: str, stream_format: str = "auto") -> list[FileStream]:
         raise InputError(f"{name} holds no turns: it is empty. Expected a stream in one of the formats of --help.")
     forced = stream_format != "auto"
     items = None if stream_format == "text" else items_of_text(text, name, forced=forced, or_else=_OR_TEXT)
-    if not forced and (chats := _imported(text, items)):
-        return [FileStream(as_turns(chat.messages), messages=chat.messages) for chat in chats]
+    chats = None if forced else chats_of_text(text) if items is None else chats_of_json(items)
+    if chats is not None:
+        return [FileStream(as_turns(chat.messages), name=chat.name, messages=list(chat.messages)) for chat in chats]
     if items is None:
         lines = enumerate(text.split("\n"), 1)
         return [FileStream([check_text(line, f"{name}, line {number}") for number, line in lines if line.strip()])]
     return _streams(items, name, stream_format)
-
-
-def _imported(text: str, items: list[Item] | None) -> list[Chat] | None:
-    """Return the chats of another program's export, or None if the file is none."""
-    if items is not None:
-        return chats_of_json([item.value for item in items])
-    chat = chat_of_text(text)
-    return None if chat is None else [chat]
 
 
 def read_one_stream(path: str, stream_format: str = "auto", stream_index: int | None = None) -> FileStream:
@@ -215,7 +211,7 @@ def _kind(item: Item) -> str:
     keys = ", ".join(map(json.dumps, value)) or "none"
     raise InputError(
         f'{item.where}: this object is neither a message ("role", "content"), nor a turn ("text"), nor a stream '
-        f'("turns", "messages" or "meta.turns"). Its keys: {keys}.'
+        f'("turns", "messages" or "meta.turns"), nor an export of {KNOWN}. Its keys: {keys}.'
     )
 
 
