@@ -22,7 +22,7 @@ ROWS: dict[int, tuple[str, ...]] = {
     8: ("chat_model",),
     7: ("stream_encoder",),
     6: ("memory_model", "pairs"),
-    5: ("chat.*", "encoding", "model_card", "saved_memory", "timeline", "upstream.*"),
+    5: ("chat.*", "encoding", "model_card", "saved_memory", "token_states", "timeline", "upstream.*"),
     4: ("cuts", "stack", "streaming.*"),
     3: ("modules.*",),
     2: ("data.*", "state.*"),

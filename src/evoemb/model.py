@@ -17,10 +17,13 @@ from evoemb.chat.recurrence import embed_dialogue, write_turns
 from evoemb.chat_model import ChatModel
 from evoemb.data.turns import Stream, as_turns, read_turns
 from evoemb.encoding import MemoryMode, taken_up, wants_progress_bar
-from evoemb.ranking import Hit, checked_top_k, fused_hits, top_hits
+from evoemb.ranking import Hit, checked_top_k, fused_hits, late_scores, top_hits
 from evoemb.state import MemoryState
 from evoemb.streaming.candidates import CandidateEmbeddings
 from evoemb.streaming.rows import Limits
+from evoemb.token_states import token_states
+
+Scoring = Literal["vector", "late"]
 
 
 class EvoEmbedding(ChatModel):
@@ -61,6 +64,7 @@ class EvoEmbedding(ChatModel):
         state: MemoryState | None = ...,
         *,
         memory: MemoryMode = ...,
+        scoring: Scoring = ...,
         hybrid: bool = ...,
         batch_size: int = ...,
         show_progress_bar: bool | None = ...,
@@ -75,6 +79,7 @@ class EvoEmbedding(ChatModel):
         state: MemoryState | None = ...,
         *,
         memory: MemoryMode = ...,
+        scoring: Scoring = ...,
         hybrid: bool = ...,
         batch_size: int = ...,
         show_progress_bar: bool | None = ...,
@@ -104,6 +109,7 @@ class EvoEmbedding(ChatModel):
         *,
         memory: MemoryMode = "causal",
         native: bool = False,
+        scoring: Scoring = "vector",
         hybrid: bool = False,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
@@ -121,6 +127,9 @@ class EvoEmbedding(ChatModel):
             state: Memory that the stream continues. It is not changed: a question leaves no trace.
             memory: As in :meth:`evoemb.EvoEmbedding.encode`; a dialogue without ``query`` is read causally.
             native: For a dialogue: rank by the plain embedding model inside a released checkpoint, without memory.
+            scoring: ``"vector"`` compares one embedding a turn, made in the light of the memory. ``"late"`` compares
+                the tokens of question and turn by :func:`evoemb.ranking.late_scores`, without the memory: better where
+                a turn's own words answer, and no help to tell what is current. It works with ``query`` only.
             hybrid: Fuse the ranking with that of BM25 by reciprocal ranks (needs the ``eval`` extra). ``"score"`` is
                 then the fused score, and ``"cosine"`` stands beside it.
 
@@ -135,6 +144,13 @@ class EvoEmbedding(ChatModel):
             CheckpointError: ``native`` is asked of a model that holds no such model.
         """
         reading: dict[str, Any] = {"hybrid": hybrid, "batch_size": batch_size, "show_progress_bar": show_progress_bar}
+        if scoring not in ("vector", "late"):
+            raise InputError(f'scoring={scoring!r} is not known. Use "vector" or "late".')
+        if scoring == "late" and (query is None or state is not None or memory != "causal"):
+            raise InputError(
+                'scoring="late" ranks the turns given by their own tokens, without a memory. Pass retrieve(stream, '
+                'query, scoring="late"), without state and memory.'
+            )
         if query is None:
             if memory != "causal":
                 raise InputError(f"memory={memory!r} needs a query. Pass retrieve(stream, query, memory={memory!r}).")
@@ -145,6 +161,9 @@ class EvoEmbedding(ChatModel):
         if native:
             raise InputError("native=True takes a dialogue. Pass retrieve(messages, native=True), the query last.")
         best = checked_top_k(10 if top_k == "default" else top_k)
+        if scoring == "late":
+            ranked = self._rank_late(stream, [query] if isinstance(query, str) else query, best, **reading)
+            return ranked[0] if isinstance(query, str) else ranked
         ranked = self._rank_stream(stream, [query] if isinstance(query, str) else query, best, state, memory, **reading)
         return ranked[0] if isinstance(query, str) else ranked
 
@@ -167,6 +186,17 @@ class EvoEmbedding(ChatModel):
         return self._ranked(
             self.encode_query(asked, state=after, **reading), corpus, turns, asked, top_k, hybrid=hybrid
         )
+
+    def _rank_late(
+        self, stream: Any, queries: Sequence[str], top_k: int | None, *, hybrid: bool, **reading: Any
+    ) -> list[list[Hit]]:
+        """Rank turns by the tokens that they share, in meaning, with each query."""
+        turns, asked = as_turns(stream), as_turns(queries)
+        states = token_states(self, turns, "document", **reading)
+        scored = [late_scores(one, states) for one in token_states(self, asked, "query", **reading)]
+        if hybrid:
+            return [fused_hits(one, turns, words, top_k) for one, words in zip(scored, asked, strict=True)]
+        return [top_hits(one, turns, top_k) for one in scored]
 
     def _rank_dialogue(
         self,
