@@ -173,12 +173,12 @@ def test_plain_text_is_refused_where_json_is_forced(write: Any, content: str) ->
 
 def test_one_of_several_streams_is_chosen_by_number(write: Any) -> None:
     path = write(lines(["one"], ["two"]))
-    assert read_one_stream(path, stream_index=1) == FileStream(["two"])
+    assert read_one_stream(path, choice=1) == FileStream(["two"])
     with pytest.raises(InputError, match=r"holds 2 streams, but one is expected[.] Choose one with --stream"):
         read_one_stream(path)
     for wrong in (2, -1):
         with pytest.raises(InputError, match=f"--stream {wrong} was given, but .* holds the streams 0 to 1"):
-            read_one_stream(path, stream_index=wrong)
+            read_one_stream(path, choice=wrong)
 
 
 def test_a_missing_file_is_the_systems_error() -> None:

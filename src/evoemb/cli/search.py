@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from evoemb._errors import InputError
 from evoemb.cli import output, session
-from evoemb.cli.stream_files import FORMAT_HELP, FileStream, check_text, read_one_stream
+from evoemb.cli.across import search_all
+from evoemb.cli.stream_files import FORMAT_HELP, FileStream, check_text, chosen_stream, read_streams
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +37,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     session.add_stream_argument(parser)
     parser.add_argument("queries", metavar="QUERY", nargs="*", help="question (default: the query in an EvoTrain file)")
-    parser.add_argument("--stream", dest="stream_index", type=int, metavar="N", help="which stream of the file, from 0")
+    parser.add_argument(
+        "--stream",
+        dest="stream_index",
+        type=session.stream_choice,
+        metavar="N",
+        help="which stream of the file, by number from 0 or by name (default: search across all of them)",
+    )
     parser.add_argument("--top-k", type=session.positive_int, default=5, help="turns to show for a query (default: 5)")
     parser.add_argument("--static", action="store_true", help="also show the ranking without memory, beside it")
     parser.add_argument("--json", action="store_true", help="JSON lines, one object for a query")
@@ -47,7 +54,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> None:
     """Read, rank, save the state, and only then print: a closed pipe must not lose what was read."""
-    stream = read_one_stream(args.stream, args.format, args.stream_index)
+    streams = read_streams(args.stream, args.format)
+    if len(streams) > 1 and args.queries and args.stream_index is None:
+        search_all(args, streams, _checked_queries(args.queries))
+        return
+    stream = chosen_stream(streams, args.stream, args.stream_index)
     queries = _queries(args.queries, stream, args.stream)
     if args.state is not None:
         session.check_can_write(args.state, "--state")
@@ -68,11 +79,15 @@ def run(args: argparse.Namespace) -> None:
             output.write_hits(query, hits, static_hits)
 
 
-def _queries(given: Sequence[str], stream: FileStream, path: str) -> list[str]:
+def _queries(given: Sequence[str], stream: FileStream, path: str) -> Sequence[str]:
     """The queries to answer: those of the command line, else the file's own."""
     queries = list(given) or ([] if stream.query is None else [stream.query])
     if not queries:
         raise InputError(f"No QUERY was given, and {path} carries none. Add a question: evoemb search {path} QUERY")
+    return _checked_queries(queries)
+
+
+def _checked_queries(queries: Sequence[str]) -> Sequence[str]:
     for query in queries:
         if not check_text(query, "QUERY").strip():
             raise InputError("An empty QUERY was given. Give a question, or leave it out.")
@@ -83,7 +98,7 @@ def _rank_with_memory(
     model: EvoEmbedding,
     stream: Sequence[Any],
     turns: list[str],
-    queries: list[str],
+    queries: Sequence[str],
     state: MemoryState,
     args: argparse.Namespace,
 ) -> list[list[Hit]]:
@@ -101,7 +116,7 @@ def _rank_with_memory(
 
 
 def _rank_without_memory(
-    model: EvoEmbedding, turns: list[str], queries: list[str], args: argparse.Namespace
+    model: EvoEmbedding, turns: list[str], queries: Sequence[str], args: argparse.Namespace
 ) -> list[list[Hit]]:
     """Rank the turns as plain sentence embeddings do: every text by itself."""
     embeddings = model.encode_document(turns, batch_size=args.batch_size, show_progress_bar=False)

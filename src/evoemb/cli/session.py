@@ -30,6 +30,11 @@ def positive_int(text: str) -> int:
     return value
 
 
+def stream_choice(text: str) -> int | str:
+    """An argparse type: the number of a stream, or its name."""
+    return int(text) if text.lstrip("-").isdecimal() else text
+
+
 def add_stream_argument(parser: argparse.ArgumentParser) -> None:
     """Add STREAM and ``--format``."""
     parser.add_argument("stream", metavar="STREAM", help="file to read, or - for standard input; formats: see below")

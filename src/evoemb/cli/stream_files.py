@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evoemb._errors import InputError, InputTypeError
@@ -82,14 +82,31 @@ def read_streams(path: str, stream_format: str = "auto") -> list[FileStream]:
     return _streams(items, name, stream_format)
 
 
-def read_one_stream(path: str, stream_format: str = "auto", stream_index: int | None = None) -> FileStream:
-    """The stream of a file that holds one, or the one named by ``stream_index``; raises as `read_streams`."""
-    streams = read_streams(path, stream_format)
-    if stream_index is None and len(streams) > 1:
+def read_one_stream(path: str, stream_format: str = "auto", choice: int | str | None = None) -> FileStream:
+    """The stream of a file that holds one, or the chosen one; raises as `read_streams` and `chosen_stream`."""
+    return chosen_stream(read_streams(path, stream_format), path, choice)
+
+
+def chosen_stream(streams: Sequence[FileStream], path: str, choice: int | str | None) -> FileStream:
+    """The stream with a number, from 0, or a name; without either, the only one.
+
+    Raises:
+        InputError: There is none of that number or name, or several.
+    """
+    if choice is None and len(streams) > 1:
         raise InputError(
-            f"{path} holds {len(streams)} streams, but one is expected. Choose one with --stream 0, 1, ..."
+            f"{path} holds {len(streams)} streams, but one is expected. Choose one with --stream 0, 1, ... or a name."
         )
-    index = stream_index or 0
+    if isinstance(choice, str):
+        named = [stream for stream in streams if stream.name == choice]
+        if len(named) != 1:
+            known = ", ".join(dict.fromkeys(stream.name for stream in streams if stream.name)) or "none"
+            raise InputError(
+                f"--stream {choice} was given, but {path} holds {len(named)} streams of that name. Its names: "
+                f"{known:.300}. Choose by number, 0 to {len(streams) - 1}."
+            )
+        return named[0]
+    index = choice or 0
     if not 0 <= index < len(streams):
         raise InputError(f"--stream {index} was given, but {path} holds the streams 0 to {len(streams) - 1}.")
     return streams[index]
@@ -128,7 +145,8 @@ def _whole_stream(item: Item, kind: str) -> FileStream:
     if kind == "list":
         return _stream_of(_elements(item, item.where))
     if kind == "stream":
-        return _stream_of(_elements(Item(item.value["turns"], item.where), f"{item.where}, turns"))
+        found = _stream_of(_elements(Item(item.value["turns"], item.where), f"{item.where}, turns"))
+        return replace(found, name=str(item.value.get("stream_id") or ""))
     turns = _evotrain_turns(item.value)
     if turns is None:
         messages = Item(item.value["messages"], item.where)
