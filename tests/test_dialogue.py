@@ -127,6 +127,19 @@ def test_plain_rag_answers_from_the_retrieved_turns(released):
     assert found == expected
 
 
+def test_messages_of_every_make_render_the_same_chat(released, tied):
+    names = {"user": "human", "assistant": "ai"}
+    tuples = [(names[one["role"]], one["content"]) for one in MESSAGES]
+    parts = [{"role": one["role"].upper(), "content": [{"type": "text", "text": one["content"]}]} for one in MESSAGES]
+    for model in (released, tied("qwen3")):
+        for messages in (tuples, parts):
+            np.testing.assert_allclose(model.encode_messages(messages), model.encode_messages(MESSAGES), atol=1e-6)
+            assert model.retrieve(messages) == model.retrieve(MESSAGES)
+            for choice in ({}, {"retrieve": 1}):
+                asked = {"max_new_tokens": 2, "return_token_ids": True, **choice}
+                assert model.generate(messages, **asked) == model.generate(MESSAGES, **asked)
+
+
 def test_generating_does_not_copy_the_backbone(released):
     model, _ = released[0].dialogue.head.causal_model()
     assert model.model is released[0].model

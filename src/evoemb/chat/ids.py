@@ -8,6 +8,7 @@ from typing import Any
 
 from evoemb._errors import InputError
 from evoemb.cuts import CutTexts
+from evoemb.data.messages import as_message
 from evoemb.data.turns import as_turns, pairs_by_position
 from evoemb.modules.dialogue_format import DialogueConfig, split_chat
 from evoemb.modules.stateful_transformer import StatefulTransformer
@@ -141,7 +142,8 @@ def chat_ids(transformer: StatefulTransformer, messages: Messages, *, generation
             "The tokenizer has no chat template, so messages cannot be rendered as a chat. Load a model whose "
             "tokenizer has one, or set model.tokenizer.chat_template."
         )
-    plain = [{"role": message["role"], "content": message["content"]} for message in messages]
+    read = [as_message(message, f"Message {index}") for index, message in enumerate(messages)]
+    plain = [{"role": message.role, "content": message.content} for message in read]
     text = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=generation_prompt)
     return token_ids(tokenizer, [text])[0]
 
@@ -153,16 +155,20 @@ def last_message_ids(transformer: StatefulTransformer, messages: Messages) -> li
         return split_chat(chat_ids(transformer, messages), im_end=ids.im_end, user=ids.user)[-1]
     if getattr(transformer.tokenizer, "chat_template", None):
         return chat_ids(transformer, messages[-1:])
-    return _plain_ids(transformer, [f"User: {messages[-1]['content']}\nAssistant:"])[0]
+    return _plain_ids(transformer, [f"User: {_last_content(messages)}\nAssistant:"])[0]
 
 
 def _plain_ids(transformer: StatefulTransformer, texts: list[str]) -> list[list[int]]:
     return token_ids(transformer.tokenizer, texts)
 
 
+def _last_content(messages: Messages) -> str:
+    return as_message(messages[-1], "The last message").content
+
+
 def with_excerpts(messages: Messages, turns: Sequence[str]) -> list[dict[str, str]]:
     """Return the one message of plain RAG: retrieved turns in their order, then the question."""
-    question = str(messages[-1]["content"])
+    question = _last_content(messages)
     if not turns:
         return [{"role": "user", "content": question}]
     excerpts = "\n\n".join(turns)
