@@ -279,7 +279,7 @@ def test_info_shows_what_the_model_says_of_itself(evoemb: Any, model_folder: str
         (["search", "nowhere.jsonl", "q"], "nowhere.jsonl: No such file or directory"),
         (["search", "{folder}", "q"], "{folder}: Is a directory"),
         (["search", "{bad}", "q"], "{bad}, line 2 has the role"),
-        (["search", "{many}", "q"], "{many} holds 2 streams, but one is expected"),
+        (["search", "{many}"], "{many} holds 2 streams, but one is expected"),
         (["search", "{chat}", "q", "--state", "{folder}/no/s"], "--state {folder}/no/s: no file can be written there"),
         (["search", "{chat}", "q", "--state", "{folder}"], "--state {folder}: no file can be written there"),
         (["search", "{chat}", "q", "--state", "{bad}"], "{bad} cannot be read as a memory state"),
