@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -131,8 +132,9 @@ def test_messages_of_every_make_render_the_same_chat(released, tied):
     names = {"user": "human", "assistant": "ai"}
     tuples = [(names[one["role"]], one["content"]) for one in MESSAGES]
     parts = [{"role": one["role"].upper(), "content": [{"type": "text", "text": one["content"]}]} for one in MESSAGES]
+    table = pd.DataFrame(MESSAGES)
     for model, choices in ((released, ({}, {"retrieve": 1})), (tied("qwen3"), ({},))):  # RAG needs a chat template
-        for messages in (tuples, parts):
+        for messages in (tuples, parts, table):
             np.testing.assert_allclose(model.encode_messages(messages), model.encode_messages(MESSAGES), atol=1e-6)
             assert model.retrieve(messages) == model.retrieve(MESSAGES)
             for choice in choices:

@@ -52,7 +52,7 @@ def checked_documents(documents: Any) -> list[str]:
         raise InputTypeError(
             f"documents is of type {kind}, expected a list of strings, in order. Pass list(documents)."
         )
-    found = items_of(documents)
+    found = items_of(documents, texts=True)
     for index, text in enumerate(found):
         if not isinstance(text, str):
             kind = type(text).__name__

@@ -54,6 +54,25 @@ def test_a_table_of_texts_gives_one_turn_a_row(make):
 
 
 @pytest.mark.parametrize("make", TABLES.values(), ids=TABLES)
+def test_a_table_of_what_speakers_said_keeps_their_names_and_roles(make):
+    assert as_turns(make({"speaker": ["Mia", "Jo"], "text": ["a", "b"]})) == ["Mia: a", "Jo: b"]
+    assert as_turns(make({"name": ["Mia", None], "turn": [1, 2], "text": ["a", "b"]})) == ["Mia: a", "User: b"]
+    assert as_turns(make({"role": ["user", "assistant"], "text": ["a", "b"]})) == ["User: a\nAssistant: b"]
+    assert checked_documents(make({"name": ["Mia", "Jo"], "text": ["a", "b"]})) == ["a", "b"]
+
+
+def test_an_empty_cell_of_any_library_is_no_name():
+    table = pd.DataFrame({"role": ["user"] * 3, "content": ["a", "b", "c"]})
+    table["name"] = pd.array([pd.NA, "Mia", None], dtype="string")
+    assert as_turns(table) == ["User: a", "Mia: b", "User: c"]
+
+
+def test_a_table_without_the_words_of_a_message_names_the_message():
+    with pytest.raises(InputTypeError, match="The content of message 1 is None"):
+        as_turns(pd.DataFrame({"role": ["user", "user"], "content": ["a", None]}))
+
+
+@pytest.mark.parametrize("make", TABLES.values(), ids=TABLES)
 def test_a_table_of_anything_else_is_refused_with_its_columns(make):
     with pytest.raises(InputTypeError, match="with the columns 'when', 'what' was given"):
         as_turns(make({"when": [1, 2], "what": ["a", "b"]}))

@@ -94,6 +94,7 @@ def test_other_keys_of_a_message_are_ignored() -> None:
         (b"text", "a bytes was given. Decode it to str first"),
         ("text", "a str was given. For a stream of one turn, wrap it in a list"),
         (user("u"), "a dict was given. For a stream of one message, wrap it in a list"),
+        (("user", "u"), "a tuple was given. For a stream of one message, wrap it in a list"),
         ({"a", "b"}, "A set has no order, and order is meaning here: pass a list"),
         ((turn for turn in ["a"]), "It can be read only once: pass list(...) of it"),
         (np.array("text"), "a ndarray was given"),
@@ -105,7 +106,7 @@ def test_other_keys_of_a_message_are_ignored() -> None:
         ([user("u"), "a"], "Element 1 is a str, but messages are expected here: strings and messages are mixed"),
         ([user("u"), 3], "Message 1 is an int, but a message is a dict"),
         (
-            [user("u"), assistant(None)],
+            [user("u"), user(None)],
             'The content of message 1 is None, but a str or a list of content parts is expected. Pass its text; use ""',
         ),
         ([user(5)], "The content of message 0 is an int, but a str or a list of content parts is expected"),

@@ -8,8 +8,8 @@ from typing import Any
 
 from evoemb._errors import InputError
 from evoemb.cuts import CutTexts
-from evoemb.data.messages import as_message
-from evoemb.data.turns import as_turns, pairs_by_position
+from evoemb.data.messages import as_message, is_message
+from evoemb.data.turns import as_turns, items_of_stream, pairs_by_position
 from evoemb.modules.dialogue_format import DialogueConfig, split_chat
 from evoemb.modules.stateful_transformer import StatefulTransformer
 from evoemb.modules.tokenizing import token_ids
@@ -48,14 +48,14 @@ def split_messages(messages: Messages, config: DialogueConfig) -> tuple[list[str
     Raises:
         InputError: There is no message, or one is malformed.
     """
-    if isinstance(messages, (str, Mapping)) or not messages:
+    asked: object = messages
+    given = [] if isinstance(asked, str) or is_message(asked) else items_of_stream(asked)
+    if not given:
         raise InputError(
             'A dialogue is a list of {"role", "content"} messages with at least one, the query. For a stream of '
             "strings, pass the query too: retrieve(stream, query)."
         )
-    history, last = list(messages[:-1]), messages[-1]
-    # Pairing checks the kind of every message; one message pairs with nothing and keeps its content.
-    query = pairs_by_position([last])[0].removeprefix("User: ").strip()
+    history, query = given[:-1], _last_content(given).strip()
     if not history:
         return [], query
     return (pairs_by_position(history) if config.pairing == "position" else as_turns(history)), query
@@ -142,7 +142,8 @@ def chat_ids(transformer: StatefulTransformer, messages: Messages, *, generation
             "The tokenizer has no chat template, so messages cannot be rendered as a chat. Load a model whose "
             "tokenizer has one, or set model.tokenizer.chat_template."
         )
-    read = [as_message(message, f"Message {index}") for index, message in enumerate(messages)]
+    given = enumerate(items_of_stream(messages))
+    read = [as_message(message, f"Message {index}", any_role=True) for index, message in given]
     plain = [{"role": message.role, "content": message.content} for message in read]
     text = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=generation_prompt)
     return token_ids(tokenizer, [text])[0]
@@ -154,7 +155,7 @@ def last_message_ids(transformer: StatefulTransformer, messages: Messages) -> li
     if ids is not None:
         return split_chat(chat_ids(transformer, messages), im_end=ids.im_end, user=ids.user)[-1]
     if getattr(transformer.tokenizer, "chat_template", None):
-        return chat_ids(transformer, messages[-1:])
+        return chat_ids(transformer, items_of_stream(messages)[-1:])
     return _plain_ids(transformer, [f"User: {_last_content(messages)}\nAssistant:"])[0]
 
 
@@ -163,7 +164,9 @@ def _plain_ids(transformer: StatefulTransformer, texts: list[str]) -> list[list[
 
 
 def _last_content(messages: Messages) -> str:
-    return as_message(messages[-1], "The last message").content
+    """Return the content of the last message, whatever its role."""
+    given = items_of_stream(messages)
+    return as_message(given[-1], f"Message {len(given) - 1}", any_role=True).content
 
 
 def with_excerpts(messages: Messages, turns: Sequence[str]) -> list[dict[str, str]]:

@@ -8,6 +8,7 @@ from typing import Any
 from evoemb._errors import InputTypeError
 
 _TEXT_COLUMNS = ("text", "turn", "content")
+_ROLE_COLUMNS, _SPEAKER_COLUMNS, _MESSAGE_COLUMNS = ("role", "from"), ("speaker", "name"), ("content", "text", "value")
 
 
 def is_table(value: object) -> bool:
@@ -15,14 +16,17 @@ def is_table(value: object) -> bool:
     return bool(_names(value))
 
 
-def items_of(values: Any) -> list[Any]:
+def items_of(values: Any, *, texts: bool = False) -> list[Any]:
     """Return what a sequence holds, in order: the rows of a table, the elements of a column or of anything else.
+
+    Args:
+        texts: Whether the rows of a table are texts by themselves, as candidates are, whoever wrote them.
 
     Raises:
         InputTypeError: It is a table without a column of texts or of messages.
     """
     if is_table(values):
-        return rows_of(values)
+        return rows_of(values, texts=texts)
     return list(values.to_pylist()) if hasattr(values, "to_pylist") else list(values)
 
 
@@ -33,15 +37,24 @@ def records_of(rows: Any) -> Iterable[Any]:
     return _records(rows, _names(rows))
 
 
-def rows_of(table: Any) -> list[Any]:
-    """Return the rows of a table: messages where it has the columns role and content, texts where it has one of texts.
+def rows_of(table: Any, *, texts: bool = False) -> list[Any]:
+    """Return the rows of a table: messages where it has columns of roles or speakers and of contents, else texts.
+
+    Args:
+        texts: Whether the rows are texts even where a column names speakers.
 
     Raises:
         InputTypeError: It has neither; the text names its columns.
     """
     names = _names(table)
-    if {"role", "content"} <= set(names):
-        return _records(table, [name for name in names if name not in _TEXT_COLUMNS or name == "content"])
+    content = next((name for name in _MESSAGE_COLUMNS if name in names), None)
+    has_speakers = not texts and any(name in names for name in _SPEAKER_COLUMNS)
+    if content is not None and (has_speakers or any(name in names for name in _ROLE_COLUMNS)):
+        about = [name for name in names if name not in (*_TEXT_COLUMNS, *_MESSAGE_COLUMNS)]
+        records = _records(table, about)
+        role = {} if any(name in names for name in _ROLE_COLUMNS) else {"role": "user"}
+        cells = (None if _is_empty(one) else one for one in _column(table, content))
+        return [{**role, **record, "content": cell} for record, cell in zip(records, cells, strict=True)]
     for name in _TEXT_COLUMNS:
         if name in names:
             return _column(table, name)
@@ -85,5 +98,7 @@ def _column(table: Any, name: str) -> list[Any]:
 
 
 def _is_empty(value: object) -> bool:
-    """Return whether a table's cell holds nothing; NaN is the only value that differs from itself."""
-    return value is None or (isinstance(value, float) and value != value)
+    """Return whether a table's cell holds nothing; NaN is the only number that differs from itself."""
+    return (
+        value is None or (isinstance(value, float) and value != value) or type(value).__name__ in ("NAType", "NaTType")
+    )

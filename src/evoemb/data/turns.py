@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from evoemb._errors import InputError, InputTypeError
-from evoemb.data.messages import ASSISTANT, SYSTEM, USER, ChatMessage, as_message, check_unicode, is_message, kind_of
+from evoemb.data.messages import ASSISTANT, SYSTEM, USER, ChatMessage, as_message, check_unicode, is_message
+from evoemb.data.parts import kind_of
 from evoemb.data.tables import is_table, items_of
 
 Message: TypeAlias = Mapping[str, Any]
-"""A chat message: ``{"role": "user" | "assistant", "content": str}``; other keys are ignored."""
+"""A chat message: ``{"role", "content"}`` and, if wanted, ``"name"``; `as_message` says what else is read."""
 
 Stream: TypeAlias = Sequence[str] | Sequence[Message]
 """Turns in order: one string a turn, or messages that pair into turns. Other sized iterables of these work too."""
@@ -68,18 +69,20 @@ def as_turns(stream: Stream) -> list[str]:
     """The turn texts of one stream, in order.
 
     Strings are turns as they are; the empty string is a turn. Messages pair into turns by role: a user message and
-    the assistant message right behind it are one turn; any other message is a turn of its own.
+    the answer behind it are one turn, with what tools are asked and return in between. A system message is a turn of
+    its own, and so is a user message that another one follows. A speaker's name stands in place of the role.
 
     Args:
-        stream: Strings or messages; a list, tuple, array or column (anything iterable with a length).
+        stream: Strings, or messages as `as_message` reads them; a list, tuple, array, column or table (anything
+            iterable with a length; of a table the columns that hold them).
 
     Returns:
         One text a turn, at least one.
 
     Raises:
         InputTypeError: Not a stream (None, a number, bytes, a bare string or message), strings mixed with messages,
-            or content that is not a string.
-        InputError: An empty stream, a message without "role" or "content", or a role other than user and assistant.
+            or content that cannot be read.
+        InputError: An empty stream, a message without "role" or "content", or an unknown role.
 
     Source: upstream joins a turn's two messages in this wording; pairing by role is evoemb's own
     (`pairs_by_position` pairs as upstream does).
@@ -89,7 +92,7 @@ def as_turns(stream: Stream) -> list[str]:
 
 def read_turns(stream: Stream) -> list[TurnText]:
     """The turns of one stream, as `as_turns`, with how the first and the last hang together with other pieces of it."""
-    items = _items(stream)
+    items = items_of_stream(stream)
     if not items:
         raise InputError("This stream is empty. A stream needs at least one turn: pass one, or skip the call.")
     if is_message(items[0]):
@@ -114,7 +117,7 @@ def as_streams(inputs: str | Message | Stream | Sequence[Stream]) -> ParsedStrea
         return ParsedStreams([read_turns([inputs])], nested=False, single=True)
     if is_message(inputs):
         return ParsedStreams([read_turns([inputs])], nested=False, single=True)  # type: ignore[arg-type]
-    items = _items(inputs)
+    items = items_of_stream(inputs)
     if not items:
         raise InputError(
             f"There is nothing to read in this input: it is empty. Pass {_STREAM_FORMS}, or a list of such lists."
@@ -145,23 +148,46 @@ def pairs_by_position(messages: Sequence[Message]) -> list[str]:
         ``ceil(len(messages) / 2)`` texts; none for no messages.
 
     Raises:
-        InputTypeError: Not a sequence of messages, or content that is not a string.
+        InputTypeError: Not a sequence of messages, or content that cannot be read.
         InputError: A message without "role" or "content".
 
     Source: upstream model client, ``encode_messages``.
     """
-    contents = [_content_of(item, index) for index, item in enumerate(_items(messages))]
+    contents = [
+        as_message(item, f"Message {index}", any_role=True).content
+        for index, item in enumerate(items_of_stream(messages))
+    ]
     turns = [_join(first, second) for first, second in zip(contents[::2], contents[1::2], strict=False)]
     if len(contents) % 2:
         turns.append(f"User: {contents[-1]}")
     return turns
 
 
+def items_of_stream(stream: object) -> list[Any]:
+    """Return the elements of a stream: strings or messages of any make, of a table its rows.
+
+    Raises:
+        InputTypeError: It is no stream; the text says why.
+    """
+    if isinstance(stream, str):
+        raise InputTypeError(
+            f"A stream is {_STREAM_FORMS}, but a str was given. For a stream of one turn, wrap it in a list."
+        )
+    if is_message(stream):
+        raise InputTypeError(
+            f"A stream is {_STREAM_FORMS}, but {kind_of(stream)} was given. For a stream of one message, wrap it in a "
+            "list."
+        )
+    if not is_table(stream) and not _is_sequence(stream):
+        raise InputTypeError(f"A stream is {_STREAM_FORMS}, but {kind_of(stream)} was given.{_remedy(stream)}")
+    return items_of(stream)
+
+
 def turn_of_each(messages: Sequence[Message]) -> list[int]:
     """Return the number of the turn that each message goes to, as :func:`as_turns` pairs them."""
     turns: list[TurnText] = []
     numbers: list[int] = []
-    for index, item in enumerate(_items(messages)):
+    for index, item in enumerate(items_of_stream(messages)):
         _add(turns, as_message(item, f"Message {index}"))
         numbers.append(len(turns) - 1)
     return numbers
@@ -190,7 +216,7 @@ def _turn_of(message: ChatMessage) -> TurnText:
     Released checkpoints were trained with "User" and "Assistant", so these words are not ours to polish.
     """
     line = f"{message.label}: {message.content}"
-    answers = message.role == ASSISTANT and not (message.calls_tools and not message.content)
+    answers = message.role == ASSISTANT and not message.calls_tools
     return TurnText(
         line,
         line if message.content else "",
@@ -202,21 +228,6 @@ def _turn_of(message: ChatMessage) -> TurnText:
 def _join(first: str, second: str) -> str:
     """One turn's text of two contents, whoever wrote them."""
     return _turn_of(ChatMessage(ASSISTANT, second)).after(_turn_of(ChatMessage(USER, first)).said).text
-
-
-def _items(stream: object) -> list[Any]:
-    """The elements of a stream-like input, or an error that says why it is none."""
-    if isinstance(stream, str):
-        raise InputTypeError(
-            f"A stream is {_STREAM_FORMS}, but a str was given. For a stream of one turn, wrap it in a list."
-        )
-    if isinstance(stream, Mapping):
-        raise InputTypeError(
-            f"A stream is {_STREAM_FORMS}, but a dict was given. For a stream of one message, wrap it in a list."
-        )
-    if not is_table(stream) and not _is_sequence(stream):
-        raise InputTypeError(f"A stream is {_STREAM_FORMS}, but {kind_of(stream)} was given.{_remedy(stream)}")
-    return items_of(stream)
 
 
 def _is_sequence(value: object) -> bool:
@@ -251,13 +262,6 @@ def _checked_text(item: object, index: int) -> str:
             "Pass all turns as strings, or all as messages."
         )
     raise InputTypeError(f"Turn {index} is {kind_of(item)}, but a turn is a str or a message.{_remedy(item)}")
-
-
-def _content_of(item: object, index: int) -> str:
-    """A message's content, whatever its role."""
-    if isinstance(item, Mapping) and isinstance(item.get("role"), str):
-        item = {**item, "role": USER}
-    return as_message(item, f"Message {index}").content
 
 
 def _remedy(value: object) -> str:
