@@ -15,7 +15,8 @@ import pytest
 
 from evoemb.cli import main
 from evoemb.evaluation.pages.explore import Explorer, to_page
-from evoemb.evaluation.pages.explore_server import MAX_BODY_BYTES, ExploreServer
+from evoemb.evaluation.pages.explore_server import ExploreServer
+from evoemb.evaluation.pages.local_server import MAX_BODY_BYTES
 from evoemb.evaluation.schema import StreamTurn
 from evoemb.evaluation.streams import write_streams
 
@@ -116,7 +117,17 @@ def test_a_typed_question_is_ranked_by_the_model_as_a_stored_one(server, models,
         ({"body": b"{"}, 400, "is expected"),
         ({"kind": "text/plain"}, 404, "as application/json"),
         ({"body": b"x" * (MAX_BODY_BYTES + 1)}, 413, "bytes"),
+        ({"body": b"[" * 60_000}, 400, "is expected"),
+        ({"body": b'{"text": ' + b"[" * 60_000}, 400, "is expected"),
+        ({"body": b'{"text": ' + b"1" * 60_000 + b"}"}, 400, "is expected"),
+        ({"body": b'{"text": "\\ud800"}'}, 400, "is expected"),
+        ({"body": b"\xff"}, 400, "is expected"),
         ({"Host": "evil.example"}, 403, "Open http://127.0.0.1"),
+        ({"Origin": "http://evil.example"}, 403, "Another page"),
+        ({"Origin": "null"}, 403, "Another page"),
+        ({"Sec-Fetch-Site": "cross-site"}, 403, "Another page"),
+        ({"path": "", "body": None, "Origin": "http://evil.example"}, 403, "Another page"),
+        ({"path": "else", "body": None}, 404, "Open http://127.0.0.1"),
     ],
 )
 def test_the_server_refuses_what_its_page_would_not_send(server, change, status, told):
