@@ -85,7 +85,7 @@ class SavedMemory:
         check_weights(weights or Path(source.name, WEIGHTS_FILE), self.base.sha256, self.base.base_model)
 
     def put_on(self, modules: Modules) -> Modules:
-        """Give the stack of the trained model.
+        """Return the stack of the trained model.
 
         Args:
             modules: The base's own; the first changes its class, the others stay as they are.
@@ -124,7 +124,7 @@ def save_memory(stack: Iterable[nn.Module], folder: Path, base: Base) -> None:
 
 
 def default_memory(name: str | os.PathLike[str] | None, revision: str | None = None) -> SavedMemory | None:
-    """Give the memory that ships with evoemb if ``name`` asks for it, else None.
+    """Return the memory that ships with evoemb if ``name`` asks for it, else None.
 
     Args:
         name: None and ``"evoemb-minilm"`` ask for it. A path object never does: it is a folder.

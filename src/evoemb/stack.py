@@ -31,7 +31,7 @@ Modules = list[nn.Module] | OrderedDict[str, nn.Module]
 
 
 def evolving_stack(modules: Modules, choices: dict[str, Any], source: str | None) -> OrderedDict[str, nn.Module]:
-    """Give the stack of an evoemb model.
+    """Return the stack of an evoemb model.
 
     Args:
         modules: Loaded modules; the first reads text.
@@ -69,12 +69,12 @@ def evolving_stack(modules: Modules, choices: dict[str, Any], source: str | None
 
 
 def own_module(class_ref: str) -> type[nn.Module] | None:
-    """Give the module class of this package that a saved model names, or None for any other name."""
+    """Return the module class of this package that a saved model names, or None for any other name."""
     return _OWN_MODULES.get(class_ref)
 
 
 def fresh_queue(transformer: StatefulTransformer, embedding_dimension: int | None = None) -> LatentMemoryQueue:
-    """Give the untrained queue that fits a transformer's memory configuration."""
+    """Return the untrained queue that fits a transformer's memory configuration."""
     memory = transformer.memory_config
     projection: Projection = "paper" if memory.init == "paper" else "none" if memory.reader == "attention" else "read"
     queue = LatentMemoryQueue(

@@ -374,9 +374,9 @@ def test_a_load_beside_a_writer_is_one_whole_state(models, stream, tmp_path):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are of POSIX systems")
 def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(StateError, match=r"pipe is no regular file"):
+    with pytest.raises(StateError, match=r"pipe is not a regular file"):
         MemoryState.load(tmp_path / "pipe")
-    with pytest.raises(StateError, match=r"is no regular file. Pass a file written by MemoryState.save"):
+    with pytest.raises(StateError, match=r"is not a regular file. Pass a file written by MemoryState.save"):
         MemoryState.load(tmp_path)
 
 

@@ -331,7 +331,7 @@ def test_the_whole_base_can_be_trained_and_is_saved(encoder, tmp_path):
     ("options", "told"),
     [
         ({"freeze": ["nothing_like_it"]}, "freeze='nothing_like_it' matches no parameter"),
-        ({"unfreeze": ["("]}, r"unfreeze='\(' is no regular expression"),
+        ({"unfreeze": ["("]}, r"unfreeze='\(' is not a regular expression"),
         ({"freeze": ["."]}, "nothing to train"),
     ],
 )

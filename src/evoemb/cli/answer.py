@@ -144,7 +144,7 @@ def _asked(
                     top_k=args.top_k,
                     protocol=args.protocol,
                     ledger=ledger,
-                    told=bar.update,
+                    on_progress=bar.update,
                 )
             )
     return found, {**header, "model": about(model)}

@@ -115,7 +115,7 @@ def _evaluated(args: argparse.Namespace, plan: Plan, streams: list[EvalStream]) 
     if args.restart:
         kept.unlink(missing_ok=True)
     ledger = Ledger(kept, header_of(streams, model, base, plan))
-    with _Progress(args, plan, streams) as told:
+    with _Progress(args, plan, streams) as on_progress:
         return evaluate(
             streams,
             model,
@@ -124,7 +124,7 @@ def _evaluated(args: argparse.Namespace, plan: Plan, streams: list[EvalStream]) 
             base=base,
             reranker=reranker,
             ledger=ledger,
-            told=told,
+            on_progress=on_progress,
         )
 
 

@@ -38,7 +38,9 @@ def stream_choice(text: str) -> int | str:
 def add_stream_argument(parser: argparse.ArgumentParser) -> None:
     """Add STREAM and ``--format``."""
     parser.add_argument("stream", metavar="STREAM", help="file to read, or - for standard input; formats: see below")
-    parser.add_argument("--format", choices=FORMATS, default="auto", help="format of STREAM (default: told by content)")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="auto", help="format of STREAM (default: found from the content)"
+    )
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

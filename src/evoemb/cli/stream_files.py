@@ -1,4 +1,4 @@
-"""Reading streams from files: the format is told from the content, and every error names the file and the place."""
+"""Reading streams from files: the format is found from the content, and every error names the file and the place."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from evoemb.data.turns import as_turns
 FORMATS = ("auto", "messages", "turns", "evotrain", "stream", "text")
 
 FORMAT_HELP = """\
-STREAM is a file, gzip or not, or - for standard input. Its format is told from its content, not from its name:
+STREAM is a file, gzip or not, or - for standard input. Its format is found from its content, not from its name:
   messages  chat messages, {"role": "user"|"assistant", "content": "..."}: one a line, or in one JSON array;
             a user message and the assistant message right behind it are one turn
   turns     turns, each a JSON string or {"text": "..."}: one a line, or in one JSON array

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _changes(args: argparse.Namespace, parse: Any) -> dict[str, Any]:
-    """Give what the options say, in the shape of a configuration."""
+    """Return what the options say, in the shape of a configuration."""
     changes: dict[str, Any] = {}
     for name in ("train", "eval", "output", "model", "device"):
         if getattr(args, name) is not None:

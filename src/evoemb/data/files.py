@@ -50,7 +50,7 @@ def lines_of(path: FilePath) -> Iterator[Line]:
     """Yield the lines that are not blank, one at a time, so that a file may be larger than the memory.
 
     Args:
-        path: UTF-8 text, gzip or not (told by content), with a byte order mark or not; ``"-"`` is standard input.
+        path: UTF-8 text, gzip or not (found from the content), byte order mark or not; ``"-"`` is standard input.
 
     Raises:
         InputError: It is not UTF-8, or the gzip data is damaged or cut; file and line are named.

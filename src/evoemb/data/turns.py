@@ -49,7 +49,7 @@ class TurnText(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ParsedStreams:
-    """The streams found in an input, and in which form they were given, so that results can be given back likewise.
+    """The streams found in an input, and in which form they were given, so that results can have the same form.
 
     ``turns`` holds the turns of every stream. ``nested`` is True if several streams were given (a list of
     streams, even of one). ``single`` is True if one bare string or one bare message was given. Never both.

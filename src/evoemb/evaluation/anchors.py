@@ -39,7 +39,7 @@ _KIND_WORDS = (
 
 
 def make_anchor(name: str, vectors: StaticVectors) -> System:
-    """Give an anchor by its name.
+    """Return an anchor by its name.
 
     Raises:
         InputError: The name is none of `ANCHORS`.
@@ -118,8 +118,8 @@ class MixSystem:
 class PositionSystem:
     """Static, with a rule for questions of order: its best five turns, sorted by where they stand.
 
-    The rule is told the question's kind where the data set says it, and otherwise reads the question's words; so it is
-    generous to this anchor. It solves probes that a clock alone solves.
+    The rule takes the question's kind from the data set if it is given there, else it reads the question's words. That
+    favours this anchor: it solves every probe that needs a clock alone.
     """
 
     name = "position"

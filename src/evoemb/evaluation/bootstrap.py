@@ -24,7 +24,7 @@ class Interval(NamedTuple):
 
 
 def figure_named(name: str) -> Figure:
-    """Give a figure of one question: one of `FIGURES`, or ``order_acc``, which is None where nothing competes."""
+    """Return a figure of one question: one of `FIGURES`, or ``order_acc``, which is None where nothing competes."""
     if name == "order_acc":
         return lambda one: one.order
     return FIGURES[name]

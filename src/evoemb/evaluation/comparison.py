@@ -16,7 +16,7 @@ from evoemb.evaluation.controls import CONTROLS, Control, parse_control
 from evoemb.evaluation.evolving import model_system
 from evoemb.evaluation.metrics import EXCLUDED_CATEGORY, Outcome, Scores, summary
 from evoemb.evaluation.probe import probe
-from evoemb.evaluation.runs import Ledger, SystemRun, Told, digest_of, run_systems
+from evoemb.evaluation.runs import Ledger, OnProgress, SystemRun, digest_of, run_systems
 from evoemb.evaluation.schema import EvalStream
 from evoemb.evaluation.systems import CrossEncoderSystem, FusedSystem, StaticVectors, System
 from evoemb.model import EvoEmbedding
@@ -54,7 +54,7 @@ class Plan:
     def systems(
         self, model: SentenceTransformer, base: SentenceTransformer, streams: Sequence[EvalStream], reranker: Any = None
     ) -> list[System]:
-        """Give the systems of the table: the model first, then its controls, then the anchors."""
+        """Return the systems of the table: the model first, then its controls, then the anchors."""
         vectors, own = StaticVectors(base, self.batch_size), StaticVectors(model, self.batch_size)
         common: dict[str, Any] = {"batch_size": self.batch_size, "all_streams": streams}
         main = Kept(model_system(model, own, self.memory, Control(), **common))
@@ -106,7 +106,7 @@ def evaluate(
     base: SentenceTransformer | None = None,
     reranker: Any = None,
     ledger: Ledger | None = None,
-    told: Told | None = None,
+    on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """Run everything and give the results that ``evoemb report`` draws.
 
@@ -118,11 +118,15 @@ def evaluate(
         base: Model of the anchors; None takes ``model`` without its memory.
         reranker: A cross-encoder on top of the fusion; None leaves it out.
         ledger: Where outcomes are kept and found again.
-        told: As in :func:`run_systems`.
+        on_progress: As in :func:`run_systems`.
     """
     base = base or model
     runs = run_systems(
-        plan.systems(model, base, streams, reranker), streams, ledger, group_size=plan.group_size, told=told
+        plan.systems(model, base, streams, reranker),
+        streams,
+        ledger,
+        group_size=plan.group_size,
+        on_progress=on_progress,
     )
     asked = [query for stream in streams for query in stream.queries]
     results: dict[str, Any] = {

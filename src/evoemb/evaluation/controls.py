@@ -87,7 +87,7 @@ def donated_turns(streams: Sequence[EvalStream]) -> list[list[str]]:
 
 
 def permute_ages(state: MemoryState, seed: int) -> MemoryState:
-    """Give a state of the same content whose turns are in a random order; ages no longer tell what came when.
+    """Return a state of the same content whose turns are in a random order; ages no longer tell what came when.
 
     The order depends on the seed, the number of turns read and the place of the stream in the state.
     """

@@ -268,7 +268,7 @@ class StreamRerankingEvaluator(StreamEvaluator):
 
 
 def sts_evaluator(path: str | os.PathLike[str], name: str = "sts") -> EmbeddingSimilarityEvaluator:
-    """Give sentence-transformers' evaluator of stateless similarity: nothing may be lost on texts without a stream.
+    """Return sentence-transformers' evaluator of stateless similarity: nothing may be lost on texts without a stream.
 
     Args:
         path: CSV of two texts and a score; a first line ``sentence1,sentence2,score`` is passed over.

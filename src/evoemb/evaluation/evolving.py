@@ -72,7 +72,7 @@ def model_system(
     batch_size: int = 32,
     all_streams: Sequence[EvalStream] | None = None,
 ) -> System:
-    """Give a model as a system: with its memory if it has one.
+    """Return a model as a system: with its memory if it has one.
 
     A model without memory ignores memory mode and control, so all its rows are equal to the last digit.
     """

@@ -30,7 +30,7 @@ PICTURE_TURNS = 96
 
 
 def with_probes(stream: EvalStream, max_turns: int = 256) -> EvalStream:
-    """Give the first turns of a stream with the three questions asked at their end, and no others."""
+    """Return the first turns of a stream with the three questions asked at their end, and no others."""
     turns = stream.turns[:max_turns]
     n = len(turns)
     right = {"first": 0, "middle": (n - 1) // 2, "last": n - 1}

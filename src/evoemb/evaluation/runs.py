@@ -17,7 +17,7 @@ from evoemb.evaluation.metrics import Outcome, outcome
 from evoemb.evaluation.schema import EvalStream
 from evoemb.evaluation.systems import System
 
-Told = Callable[[int], object]
+OnProgress = Callable[[int], object]
 logger = logging.getLogger(__name__)
 
 
@@ -91,7 +91,7 @@ def run_systems(
     ledger: Ledger | None = None,
     *,
     group_size: int = 8,
-    told: Told | None = None,
+    on_progress: OnProgress | None = None,
 ) -> list[SystemRun]:
     """Score all systems on all streams.
 
@@ -100,7 +100,7 @@ def run_systems(
         streams: At least one; those without scored questions are passed over.
         ledger: Where outcomes are kept and found again; None keeps them in memory only.
         group_size: Streams read side by side.
-        told: Called with the number of questions answered, as the run goes.
+        on_progress: Called with the number of questions answered, as the run goes.
 
     Returns:
         One run a system, in order.
@@ -116,8 +116,8 @@ def run_systems(
                 ledger.add(entries)
             else:
                 done.update({(entry["system"], entry["stream_id"]): entry for entry in entries})
-            if told is not None:
-                told(sum(len(stream.scored) for stream in group))
+            if on_progress is not None:
+                on_progress(sum(len(stream.scored) for stream in group))
     return [
         SystemRun(
             system.name,

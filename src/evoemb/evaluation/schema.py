@@ -91,7 +91,7 @@ class EvalStream:
         return tuple(query for query in self.queries if query.evidence_turns)
 
     def to_json(self) -> dict[str, Any]:
-        """Give the JSON object that :func:`parse_stream` reads; what is empty is left out of turns and queries."""
+        """Return the JSON object that :func:`parse_stream` reads; what is empty is left out of turns and queries."""
         about = {field.name: getattr(self, field.name) for field in fields(self)}
         turns, queries = ([_plain(item) for item in about.pop(name)] for name in ("turns", "queries"))
         return {**about, "turns": turns, "queries": queries}

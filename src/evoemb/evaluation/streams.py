@@ -14,7 +14,7 @@ def read_streams(path: str | os.PathLike[str], limit: int | None = None) -> list
     """Read the streams of a file in evoemb's stream format.
 
     Args:
-        path: UTF-8 JSON Lines or one JSON list, gzip or not (told by content); ``"-"`` is standard input.
+        path: UTF-8 JSON Lines or one JSON list, gzip or not (found from the content); ``"-"`` is standard input.
         limit: Streams read at most; None reads all.
 
     Raises:

@@ -51,7 +51,7 @@ class StaticVectors:
         self._kept: dict[str, tuple[Vectors, Vectors]] = {}
 
     def of(self, streams: Sequence[EvalStream]) -> list[tuple[Vectors, Vectors]]:
-        """Give turn vectors ``(n, D)`` and question vectors ``(q, D)`` of each stream."""
+        """Return turn vectors ``(n, D)`` and question vectors ``(q, D)`` of each stream."""
         if any(stream.stream_id not in self._kept for stream in streams):
             turns = self._encode([text for stream in streams for text in stream.texts], queries=False)
             asked = self._encode([query.query for stream in streams for query in stream.scored], queries=True)
@@ -140,7 +140,7 @@ class CrossEncoderSystem:
 
 
 def put_above(scores: Scores, chosen: NDArray[np.integer], judged: Scores) -> Scores:
-    """Give the scores with those of ``chosen`` replaced by ``judged``, shifted so that they stand above all others."""
+    """Return the scores with those of ``chosen`` replaced by ``judged``, shifted to stand above all others."""
     found = np.asarray(scores, dtype=np.float64).copy()
     found[chosen] = judged - judged.min() + found.max() + 1
     return found

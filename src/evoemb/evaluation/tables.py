@@ -13,7 +13,7 @@ def shown_figures(results: dict[str, Any]) -> list[str]:
 
 
 def to_markdown(results: dict[str, Any]) -> str:
-    """Give results as a Markdown page: table with intervals, what the controls say, order, categories."""
+    """Return results as a Markdown page: table with intervals, what the controls say, order, categories."""
     benchmark, model = results["benchmark"], results["model"]
     counted = f"{benchmark['streams']} streams, {benchmark['turns']} turns, {benchmark['questions']} questions"
     bare = f"{benchmark['without_evidence']} have no evidence and are not scored"
@@ -103,6 +103,6 @@ def _percent(value: float) -> str:
 
 
 def markdown_table(rows: list[list[str]]) -> str:
-    """Give rows as a Markdown table, the first as its head; bars within cells become slashes."""
+    """Return rows as a Markdown table, the first as its head; bars within cells become slashes."""
     head, *body = (f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)
     return "\n".join([head, "|" + " --- |" * len(rows[0]), *body])

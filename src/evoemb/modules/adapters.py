@@ -104,7 +104,7 @@ class LoraLinear(nn.Linear):
         return output + update.to(output.dtype)
 
     def weight_in_use(self, rows: int) -> Tensor | None:
-        """Give the one matrix that the layer with the adapter in use comes to, for an input of so many rows.
+        """Return the one matrix that the layer with the adapter in use comes to, for an input of so many rows.
 
         Returns:
             The base weight, a copy that is kept, or one made for this call where so many rows pay for it; None where
@@ -122,7 +122,7 @@ class LoraLinear(nn.Linear):
         return self._merged_weight(name) if pays else None
 
     def _kept_weight(self, name: str) -> Tensor:
-        """Give base plus update as one matrix, computed once and again only after a weight has changed.
+        """Return base plus update as one matrix, computed once and again only after a weight has changed.
 
         The base weight is never touched, so leaving inference gives back exactly the unmerged layer. An update that is
         still zero costs no copy.

@@ -25,7 +25,7 @@ def compile_feed_forward(backbone: nn.Module, *args: Any, **kwargs: Any) -> int:
 
     Args:
         *args: Passed on to ``torch.compile``.
-        **kwargs: Likewise; ``dynamic=True`` unless said otherwise, so that no length compiles anew.
+        **kwargs: Passed on as well; ``dynamic=True`` unless said otherwise, so that no length compiles anew.
 
     Returns:
         How many blocks run compiled.

@@ -93,7 +93,7 @@ class MemoryConfig:
 
     @classmethod
     def for_backbone(cls, *, causal: bool, **choices: Any) -> MemoryConfig:
-        """Give the defaults for a decoder (``causal``) or an encoder, with ``choices`` in their place.
+        """Return the defaults for a decoder (``causal``) or an encoder, with ``choices`` in their place.
 
         Raises:
             InputError: A name in ``choices`` is not a field of this class.
@@ -110,5 +110,5 @@ class MemoryConfig:
         return replace(cls(), **{**defaults, "reader": reader, **given})
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the choices as JSON-plain values; ``MemoryConfig(**config.to_dict()) == config``."""
+        """Return the choices as JSON-plain values; ``MemoryConfig(**config.to_dict()) == config``."""
         return asdict(self)

@@ -19,7 +19,7 @@ _BLOCK = 256
 
 
 def linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Give ``rows @ weight.T + bias`` as :func:`torch.nn.functional.linear` does, without gradients.
+    """Return ``rows @ weight.T + bias`` as :func:`torch.nn.functional.linear` does, without gradients.
 
     Args:
         rows: ``(..., in)``.

@@ -36,7 +36,7 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def version_of(parameter: torch.Tensor) -> _Version:
-    """Give what changes when a parameter's values do; only writes to ``parameter.data`` go unseen."""
+    """Return a value that changes when a parameter's values do; only writes to ``parameter.data`` go unseen."""
     changes = -1 if parameter.is_inference() else parameter._version  # inference tensors count none
     return parameter.data_ptr(), changes, _STEPS[0]
 

@@ -52,7 +52,7 @@ class LanguageHead:
         return bool(getattr(self._backbone.config, "tie_word_embeddings", True))
 
     def weight(self) -> Tensor:
-        """Give the head ``(V, H)`` in the backbone's dtype and on its device.
+        """Return the weight of the head ``(V, H)`` in the backbone's dtype and on its device.
 
         Raises:
             UnsupportedBackboneError: The backbone is an encoder.
@@ -85,7 +85,7 @@ class LanguageHead:
         return self._read()
 
     def causal_model(self) -> tuple[Any, bool]:
-        """Give the causal language model around the shared backbone, and whether its cache may be used."""
+        """Return the causal language model around the shared backbone, and whether its cache may be used."""
         weight = self.weight()
         if self._model is None:
             with EmptyWeights():
@@ -130,7 +130,7 @@ def _cache_agrees(model: Any) -> bool:
 
 
 def head_reader(backbone: PreTrainedModel, origin: Source | None) -> Callable[[], Tensor] | None:
-    """Give what reads an untied head: from where the model was loaded, or from the base model's own weights."""
+    """Return a function that reads an untied head, from the model's source or from the base model's own weights."""
     name = str(getattr(backbone.config, "_name_or_path", "") or "")
     if origin is None and not name:
         return None

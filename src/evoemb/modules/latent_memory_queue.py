@@ -80,7 +80,7 @@ class LatentMemoryQueue(Module):
         return latents if self.projection == "none" else self.mem_to_latent(latents)
 
     def keep(self, latents: Tensor) -> Tensor:
-        """Give the newest ``C`` of ``(M, S)`` latents; the oldest leave."""
+        """Return the newest ``C`` of ``(M, S)`` latents; the oldest leave."""
         return latents[max(0, latents.shape[0] - self.capacity_latents) :]
 
     def forward(self, features: dict[str, Tensor | Any], **kwargs: Any) -> dict[str, Tensor | Any]:
@@ -94,7 +94,7 @@ class LatentMemoryQueue(Module):
         return features
 
     def get_embedding_dimension(self) -> int:
-        """Give ``D``."""
+        """Return ``D``."""
         return self.embedding_dimension
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
@@ -116,7 +116,7 @@ class LatentMemoryQueue(Module):
 
 
 def _identity_linear(inputs: int, outputs: int) -> nn.Linear:
-    """Give a linear layer that starts as the identity (cut or zero-filled where the sizes differ), bias zero."""
+    """Return a linear layer that starts as the identity (cut or zero-filled where the sizes differ), bias zero."""
     linear = nn.Linear(inputs, outputs)
     with torch.no_grad():
         linear.weight.copy_(torch.eye(outputs, inputs))

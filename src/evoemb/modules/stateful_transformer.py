@@ -180,7 +180,7 @@ class StatefulTransformer(Transformer):
         return [ids if room is None or len(ids) <= room else [*ids[: room - 1], end] for ids in rows]
 
     def token_ids(self, texts: list[str], prompt: str | None = None, **kwargs: Any) -> list[list[int]]:
-        """Give each text's token ids as :meth:`preprocess` makes them, without padding, at least one a text.
+        """Return each text's token ids as :meth:`preprocess` makes them, without padding, at least one a text.
 
         Args:
             **kwargs: Passed on to the parent's ``preprocess`` (``task``, ``processing_kwargs``).

@@ -38,7 +38,7 @@ class Source:
         return cls(name, {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}, subfolder)
 
     def path(self, filename: str) -> Path | None:
-        """Give the local path of a file, downloaded if it lies on the Hub; None if there is no such file."""
+        """Return the local path of a file, downloaded if it lies on the Hub; None if there is no such file."""
         found = load_file_path(self.name, filename, subfolder=self.subfolder, **self.hub)
         return None if found is None else Path(found)
 

@@ -106,7 +106,7 @@ def read_state(path: str | os.PathLike[str]) -> SavedState:
 
     Raises:
         FileNotFoundError: There is no such file.
-        StateError: It is no regular file, too large, or :func:`from_bytes` refuses it.
+        StateError: It is not a regular file, too large, or :func:`from_bytes` refuses it.
     """
     name = os.fspath(path) if isinstance(os.fspath(path), str) else repr(path)
     # Opening a pipe would wait for its writer.
@@ -115,7 +115,7 @@ def read_state(path: str | os.PathLike[str]) -> SavedState:
     about = os.fstat(handle)
     if not stat.S_ISREG(about.st_mode):
         os.close(handle)
-        raise StateError(f"{name} is no regular file. Pass a file written by MemoryState.save.")
+        raise StateError(f"{name} is not a regular file. Pass a file written by MemoryState.save.")
     with open(handle, "rb") as file:
         try:
             start = file.read(8)

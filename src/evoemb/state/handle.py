@@ -88,7 +88,7 @@ class MemoryState:
         return len(self._memories)
 
     def __getitem__(self, index: int | slice) -> MemoryState:
-        """Give one stream, or a slice of them, as a state of its own; changing either leaves the other as it is."""
+        """Return one stream, or a slice of them, as a state of its own; changing either leaves the other as it is."""
         chosen = self._memories[index] if isinstance(index, slice) else (self._memories[index],)
         return MemoryState(self._spec, chosen)
 
@@ -103,7 +103,7 @@ class MemoryState:
         return type(self), (self._spec, tuple(memory.without_live() for memory in self._memories))
 
     def clone(self) -> MemoryState:
-        """Give an independent copy that shares no storage."""
+        """Return an independent copy that shares no storage."""
         return MemoryState(self._spec, [memory.copy() for memory in self._memories])
 
     def reset(self) -> None:
@@ -238,7 +238,7 @@ class MemoryState:
         return cls(saved.spec, saved.memories)
 
     def snapshot(self) -> tuple[StreamMemory, ...]:
-        """Give the current value; it never changes."""
+        """Return the current value; it never changes."""
         return self._memories
 
     def advance(self, before: tuple[StreamMemory, ...], after: Sequence[StreamMemory]) -> None:

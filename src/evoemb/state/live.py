@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-#: What is kept of memories that were run may take so much: beside one stream's state, and in the course of a call.
+#: Upper limits of the keys and values kept for reuse: beside one stream's state, and during one call.
 KEPT_BYTES = 256 * 2**20
 
 

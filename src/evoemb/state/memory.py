@@ -94,15 +94,15 @@ class StreamMemory:
 
     @classmethod
     def empty(cls, latent_size: int, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> StreamMemory:
-        """Give the memory of a stream of which nothing has been read."""
+        """Return the memory of a stream of which nothing has been read."""
         return cls(torch.zeros(0, latent_size, dtype=dtype, device=device))
 
     def queue(self, capacity_latents: int) -> Tensor:
-        """Give the latents a text sees now: the newest ``min(M, C)``, oldest first, ``(<=C, S)``."""
+        """Return the latents a text sees now: the newest ``min(M, C)``, oldest first, ``(<=C, S)``."""
         return self.latents[max(0, self.latents.shape[0] - capacity_latents) :]
 
     def before_open_segment(self, num_latents: int) -> Tensor:
-        """Give the queue as it was when the open segment began, ``(<=C, S)``."""
+        """Return the queue as it was when the open segment began, ``(<=C, S)``."""
         return self.latents[: self.latents.shape[0] - len(self.open_turns) * num_latents]
 
     def turn_latents(self, turn: int, num_latents: int) -> Tensor:
@@ -188,22 +188,22 @@ class StreamMemory:
             self.unanswered.before.trim()
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> StreamMemory:
-        """Give the same memory on ``device`` (and in ``dtype``, if given); itself if it is there already."""
+        """Return the same memory on ``device`` (and in ``dtype``, if given); itself if it is there already."""
         moved = self.latents.to(device=device, dtype=dtype or self.latents.dtype)
         if moved is self.latents:
             return self
         return self._with_before(lambda before: before.to(device, dtype), latents=moved, live=None)
 
     def copy(self) -> StreamMemory:
-        """Give a memory that shares no storage with this one; what can be computed again is left behind."""
+        """Return a memory that shares no storage with this one; what can be computed again is left behind."""
         return self._with_before(StreamMemory.copy, latents=self.latents.detach().clone(), live=None)
 
     def compact(self) -> StreamMemory:
-        """Give the same memory on storage of its own size, with what makes its next step cheap."""
+        """Return the same memory on storage of its own size, with what makes its next step cheap."""
         return replace(self, latents=self.latents.detach().clone())
 
     def without_live(self) -> StreamMemory:
-        """Give the same memory with nothing kept beside it."""
+        """Return the same memory with nothing kept beside it."""
         return self._with_before(StreamMemory.without_live, live=None)
 
     def _with_before(self, change: Callable[[StreamMemory], StreamMemory], **values: Any) -> StreamMemory:
@@ -224,5 +224,5 @@ class StreamMemory:
         return replace(self, unanswered=Unanswered(said, before))
 
     def kept_live(self) -> StreamMemory:
-        """Give the same memory with a place for what makes its next step cheap."""
+        """Return the same memory with a place for what makes its next step cheap."""
         return self if self.live is not None else replace(self, live=LiveCache())

@@ -145,7 +145,7 @@ class _Job:
         return self.memory.live.writing if self.memory.live and self.segment.continues else None
 
     def start(self, queue: LatentMemoryQueue) -> Tensor:
-        """Give the stored latents the segment begins with."""
+        """Return the stored latents the segment begins with."""
         if self.segment.continues:
             return self.memory.before_open_segment(queue.num_latents)
         return self.memory.queue(queue.capacity_latents)
@@ -241,10 +241,10 @@ def _rows(queue: LatentMemoryQueue, stream: int, job: _Job, latents: Tensor, liv
 
 
 def _live_after(rows_live: LiveCache | None, past: KeyValues | None, unmoved: bool) -> LiveCache | None:
-    """Give the place where the memory after a segment keeps things.
+    """Return the place where the memory after a segment keeps things.
 
-    While the queue has not moved it is the rows' own: they extend what texts after them will see. Once the oldest
-    latents leave, every kept row stands elsewhere, and a new place is empty.
+    While the queue has not moved, this is the place of the rows themselves, because later texts see what they add. Once
+    the oldest latents leave, every kept row has another position, so a new, empty place is needed.
     """
     if rows_live is None:
         return None

@@ -15,7 +15,7 @@ from evoemb.modules.readers.key_values import KeyValues
 from evoemb.modules.readers.prefix import PrefixReader
 from evoemb.modules.stateful_transformer import MEMORY, MEMORY_MASK, PASTS, SEEN, StatefulTransformer
 from evoemb.state.live import KEPT_BYTES, LiveCache
-from evoemb.streaming.limits import Limits as Limits  # of one thought with rows: most callers need both
+from evoemb.streaming.limits import Limits as Limits  # re-exported: most callers need both
 
 TokenIds = Sequence[int]
 
@@ -57,7 +57,7 @@ class Row(NamedTuple):
 
 
 def pad_ids(rows: Sequence[TokenIds], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Give ``input_ids`` and ``attention_mask``, both ``(N, T)``, padded on the right with id 0."""
+    """Return ``input_ids`` and ``attention_mask``, both ``(N, T)``, padded on the right with id 0."""
     longest = max(len(ids) for ids in rows)
     input_ids = torch.zeros(len(rows), longest, dtype=torch.long)
     mask = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -138,13 +138,13 @@ def _embed(stack: Stack, rows: Sequence[Row], memory: dict[str, Any]) -> Tensor:
 
 
 def continuing_reader(stack: Stack) -> PrefixReader | None:
-    """Give the reader, if a memory that it has run once serves several texts."""
+    """Return the reader if it runs a memory once for several texts, else None."""
     reader = stack.transformer.reader
     return reader if isinstance(reader, PrefixReader) and reader.continues else None
 
 
 def _shared_memories(stack: Stack, rows: Sequence[Row]) -> list[list[int]]:
-    """Give the rows of every memory that more than one text sees, or that is kept for later texts."""
+    """Return the rows of every memory that more than one text sees, or that is kept for later texts."""
     if continuing_reader(stack) is None:
         return []
     groups: dict[int, list[int]] = {}
@@ -157,9 +157,9 @@ def _shared_memories(stack: Stack, rows: Sequence[Row]) -> list[list[int]]:
 def _run_some(stack: Stack, rows: Sequence[Row], shared: list[list[int]], limits: Limits) -> dict[int, KeyValues]:
     """Run the first of the shared memories, several in one forward, and take them from the list.
 
-    However many streams there are, what is run and held at a time takes :data:`KEPT_BYTES` at most, or is one memory.
-    Where layers are recurrent a memory's size is known only once it was run, so that the last may pass the bound. What
-    a state holds already takes no more for being used.
+    However many streams there are, what is run and held at a time takes at most :data:`KEPT_BYTES`, or is one memory.
+    Where layers are recurrent, a memory's size is known only after it was run, so the last one may pass the bound. What
+    a state holds already is not counted, because using it takes no new memory.
 
     Returns:
         What each of their rows continues, by its index.

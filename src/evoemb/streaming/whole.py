@@ -186,7 +186,7 @@ def _stops(stack: Stack, turns: Sequence[TokenIds], asked_at: Sequence[int], bpt
 
 
 def _rounds(plans: Sequence[Sequence[_Piece]]) -> Iterator[list[tuple[int, _Piece]]]:
-    """Give the n-th pieces of all streams that have one, with the streams' positions."""
+    """Yield the n-th pieces of all streams that have one, with the streams' positions."""
     for number in range(max((len(plan) for plan in plans), default=0)):
         yield [(position, plan[number]) for position, plan in enumerate(plans) if number < len(plan)]
 
@@ -220,7 +220,7 @@ def _answers(stack: Stack, features: dict[str, Any], asked: Sequence[StreamMemor
 
 
 def unpad(ids: Tensor, mask: Tensor) -> list[list[int]]:
-    """Give the rows of ``(N, T)`` ids without padding."""
+    """Return the rows of ``(N, T)`` ids without padding."""
     return [row[held].tolist() for row, held in zip(ids.cpu(), mask.bool().cpu(), strict=True)]
 
 

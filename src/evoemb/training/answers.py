@@ -50,7 +50,7 @@ def answer_of_segment(
 
 
 def _rendered(tokenizer: Any, query: str, answer: str) -> tuple[str, str, str]:
-    """Give question with generation prompt, answer with its end mark, and the white space behind, as chat text."""
+    """Return question with generation prompt, answer with its end mark, and the white space behind, as chat text."""
     user = {"role": "user", "content": query}
     start = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
     messages = [user, {"role": "assistant", "content": answer}]

@@ -52,7 +52,7 @@ class EvoEmbeddingTrainingArguments(SentenceTransformerTrainingArguments):
 
 
 def paper_arguments(num_devices: int = 8, **changes: Any) -> dict[str, Any]:
-    """Give the paper's training arguments, spread over ``num_devices`` so that the global batch stays 16 streams.
+    """Return the paper's training arguments, spread over ``num_devices`` so that the global batch stays 16 streams.
 
     Args:
         **changes: Arguments in their place.

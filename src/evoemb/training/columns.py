@@ -230,7 +230,7 @@ def _turns(row: _Row, value: Any, field: str) -> list[str]:
             texts = as_turns(items)
         except (InputError, InputTypeError) as error:
             raise row.error(
-                field, "a message that is none", f"chat messages are expected. {error}".rstrip(".")
+                field, "a value that is not a chat message", f"chat messages are expected. {error}".rstrip(".")
             ) from error
         return [row.text(text, field) for text in texts]
     return [row.text(item, f"{field}[{index}]") for index, item in enumerate(items)]

@@ -43,7 +43,7 @@ class TrainingConfig:
         train: Rows to train on: a file, the id of a data set on the Hub, or a dictionary of them by name.
         output: Folder for checkpoints; the trained model goes to its ``final``.
         model: Folder or Hub id to start from; None takes the default model's base, with a fresh memory.
-        eval: Rows to evaluate on, likewise.
+        eval: Rows to evaluate on, in the same forms.
         memory: Choices of a fresh memory, fields of :class:`evoemb.modules.config.MemoryConfig`.
         model_kwargs: How the base is loaded, such as ``{"dtype": "bfloat16"}``.
         device: Where a run without accelerate's launcher trains.
@@ -112,7 +112,7 @@ class TrainingConfig:
         return cls.from_mapping(values)
 
     def arguments(self) -> EvoEmbeddingTrainingArguments:
-        """Give the trainer's arguments."""
+        """Return the trainer's arguments."""
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         chosen = {**(paper_arguments(processes) if self.recipe == "paper" else {}), **self.training}
         # Named anew in newer transformers, where the old name warns.
@@ -126,7 +126,7 @@ class TrainingConfig:
             raise InputError(f"training: {error}") from error
 
     def build_loss(self, model: EvoEmbedding) -> nn.Module | None:
-        """Give the loss; None leaves the choice to the trainer."""
+        """Return the loss; None leaves the choice to the trainer."""
         contrastive = EvidenceContrastiveLoss(model, **self.loss_kwargs)
         if self.loss == "memory_language_modeling":
             loss: Any = MemoryLanguageModelingLoss(model)

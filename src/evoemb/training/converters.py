@@ -102,7 +102,7 @@ def chat_log_rows(
 
 
 def _passages(text: str, chunk_words: int, overlap_words: int) -> list[tuple[int, int]]:
-    """Give character spans of passages that together cover all words."""
+    """Return character spans of passages that together cover all words."""
     words: list[tuple[int, int]] = []
     start = None
     for index, char in enumerate(f"{text} "):
@@ -128,7 +128,7 @@ def _passages(text: str, chunk_words: int, overlap_words: int) -> list[tuple[int
 
 
 def _places(text: str, answer: str, start: int | None) -> list[tuple[int, int]]:
-    """Give the character spans where an answer stands."""
+    """Return the character spans where an answer stands."""
     if not answer:
         return []
     if start is not None:

@@ -67,7 +67,7 @@ def stream_dataset(rows: Any, *, bad_rows: str = "raise") -> Any:
         own columns, for Arrow takes no mixture of forms; to keep columns of your own, give a ``Dataset``.
 
     Raises:
-        InputError: Rows are broken (the first few are told), or none is left.
+        InputError: Rows are broken (the message shows the first few), or no row is left.
     """
     datasets = _datasets()
     if isinstance(rows, str | Path):
@@ -106,7 +106,7 @@ def check_rows(rows: Iterable[Any]) -> tuple[dict[int, StreamExample], list[RowE
 
 
 def _datasets() -> Any:
-    """Give the ``datasets`` library."""
+    """Return the ``datasets`` library."""
     try:
         import datasets
     except ImportError as error:

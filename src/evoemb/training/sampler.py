@@ -57,7 +57,7 @@ class TokenBudgetBatchSampler(DefaultBatchSampler):
         self._seed = seed
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Give row numbers, a list a batch."""
+        """Yield row numbers, a list for each batch."""
         generator = torch.Generator().manual_seed(self._seed + self.epoch)
         steps = self._steps()
         for index in torch.randperm(len(steps), generator=generator).tolist():

@@ -109,7 +109,7 @@ def gathered(model: Any) -> Iterator[None]:
 
 @contextmanager
 def as_before(model: Any) -> Iterator[None]:
-    """Give the first process the model as it was before sharding, with the weights of now, for a block that saves it.
+    """Lend the first process the model as it was before sharding, with the weights of now, for a block that saves it.
 
     All processes have to enter it. The weights are those that training steps on, not the lower precision of forwards.
     """

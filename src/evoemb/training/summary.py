@@ -49,7 +49,7 @@ class DataSummary:
         return summary
 
     def fields(self) -> dict[str, str | int]:
-        """Give the figures by name, in words."""
+        """Return the figures by name, in words."""
         return {
             "streams": len(self.turns),
             "turns": sum(self.turns),

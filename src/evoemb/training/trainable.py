@@ -50,4 +50,4 @@ def _search(pattern: str, name: str, option: str) -> bool:
     try:
         return re.search(pattern, name) is not None
     except re.error as error:
-        raise InputError(f"{option}={pattern!r} is no regular expression ({error}).") from error
+        raise InputError(f"{option}={pattern!r} is not a regular expression ({error}).") from error

@@ -38,7 +38,7 @@ class EvoEmbeddingTrainer(SentenceTransformerTrainer):
         model: The model.
         args: Training arguments; stock ones work, :class:`EvoEmbeddingTrainingArguments` has more.
         train_dataset: Rows, see :func:`evoemb.training.parse_row`.
-        eval_dataset: Rows, likewise, or a dictionary of them.
+        eval_dataset: Rows in the same forms, or a dictionary of them.
         **kwargs: As for ``SentenceTransformerTrainer`` (``loss``, ``evaluator``, ``callbacks``, ...).
 
     Raises:

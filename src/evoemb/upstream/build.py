@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 _TEXT_ONLY = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
 _TOKEN_NAMES = ("<|endoftext|>", "<|im_end|>", "user")
-# Larger than any vocabulary, and told as such when all ids are known.
+# Larger than any vocabulary; it is refused once all ids are known.
 _NO_ID = 2**31 - 1
 _SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -149,7 +149,7 @@ def _dtype(choices: UpstreamChoices, files: TensorFiles) -> torch.dtype:
 
 
 def _single_device(device_map: Any) -> str | None:
-    """Give the one device a device map names; None for no map.
+    """Return the one device a device map names; None for no map.
 
     Raises:
         InputError: It spreads the weights.
@@ -170,7 +170,7 @@ def _single_device(device_map: Any) -> str | None:
 
 
 def _base_source(checkpoint: Source, name: str) -> Source:
-    """Give where the base model's configuration lies: a relative name may mean a folder in or beside the checkpoint."""
+    """Return where the base model's configuration lies: a relative name may be a folder in or beside the checkpoint."""
     folder = Path(checkpoint.name)
     if folder.is_dir() and not Path(name).is_dir():
         near = next((path for path in (folder / name, folder.parent / name) if (path / "config.json").is_file()), None)
@@ -180,7 +180,7 @@ def _base_source(checkpoint: Source, name: str) -> Source:
 
 
 def _hub_kwargs(source: Source) -> dict[str, Any]:
-    """Give a source's Hub arguments as transformers names them."""
+    """Return a source's Hub arguments as transformers names them."""
     hub = {key: value for key, value in source.hub.items() if key != "cache_folder" and value is not None}
     return {**hub, "cache_dir": source.hub.get("cache_folder")}
 
@@ -216,12 +216,12 @@ def _token_ids(tokenizer: PreTrainedTokenizerBase, size: int, given: Mapping[str
 
 
 def _named_id(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
-    """Give the id of a token, or one that is none, which is told when all ids are known."""
+    """Return the id of a token, or an id that no vocabulary has, which is refused once all ids are known."""
     return tokenizer.get_vocab().get(name, _NO_ID)
 
 
 def _prompt(tokenizer: PreTrainedTokenizerBase, given: Mapping[str, Any] | None) -> str:
-    """Give the text of the query prefix; ids that a caller chose are turned back into text."""
+    """Return the text of the query prefix; ids that a caller chose are turned back into text."""
     if "query_prefix" in (given or {}):
         return str(tokenizer.decode(list((given or {})["query_prefix"])))
     return UPSTREAM_PREFIX
@@ -272,7 +272,7 @@ class _GivenBackbone(StatefulTransformer):
 def _transformer(
     backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, memory: MemoryConfig
 ) -> StatefulTransformer:
-    """Give the first module. Its parent reads a tokenizer from a folder, so that is how it gets ours."""
+    """Return the first module. Its parent class reads a tokenizer from a folder only, so ours is written to one."""
     with tempfile.TemporaryDirectory() as folder:
         backbone.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

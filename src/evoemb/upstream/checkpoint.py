@@ -73,7 +73,7 @@ def read_config(source: Source) -> UpstreamConfig:
 
 
 def embedding_dimension(files: TensorFiles) -> int:
-    """Give ``D``, the size of the last projection.
+    """Return ``D``, the size of the last projection.
 
     Raises:
         CheckpointError: The projection is missing.
@@ -87,7 +87,7 @@ def embedding_dimension(files: TensorFiles) -> int:
 
 
 def stored_dtype(files: TensorFiles) -> torch.dtype:
-    """Give the dtype in which the base weights are stored; adapters and projections may be stored wider."""
+    """Return the dtype in which the base weights are stored; adapters and projections may be stored wider."""
     for path in files.paths:
         with safe_open(path, framework="pt") as file:
             for name in files.names_in(path):

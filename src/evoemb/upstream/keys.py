@@ -51,7 +51,7 @@ class KeyReport:
 
 
 def target_of(key: str) -> str | None:
-    """Give the name that a checkpoint key has in the stack (``transformer.``, ``reader.`` or ``queue.`` in front).
+    """Return the name that a checkpoint key has in the stack (``transformer.``, ``reader.`` or ``queue.`` in front).
 
     None for keys that go nowhere.
     """

@@ -201,7 +201,9 @@ def test_an_answered_question_is_not_asked_again_and_its_tokens_stay_counted(ser
     ledger = Ledger(tmp_path / "l", {"run": 1}, LEDGER_KEY)
     assert len(ledger.done) == 1
     told = []
-    found = answer_quality(Bm25System(), streams, endpoint(server), endpoint(server), ledger=ledger, told=told.append)
+    found = answer_quality(
+        Bm25System(), streams, endpoint(server), endpoint(server), ledger=ledger, on_progress=told.append
+    )
     assert len(server.seen) - stopped == 2  # one question of two, answered and judged
     assert (sum(told), found["usage"]["answerer"]["calls"], found["usage"]["judge"]["calls"]) == (2, 2, 2)
     with pytest.raises(InputError, match="another run"):

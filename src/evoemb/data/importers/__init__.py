@@ -1,4 +1,4 @@
-"""Exports of other programs, told apart by their content and read into chats."""
+"""Exports of other programs, recognised by their content and read into chats."""
 
 from __future__ import annotations
 

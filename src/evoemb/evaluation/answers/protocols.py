@@ -90,12 +90,12 @@ b11ff72). PersonaMem: github.com/bowen-upenn/PersonaMem, inference_standalone_op
 
 
 def protocol_of(stream: EvalStream, name: str = "auto") -> Protocol:
-    """Give the protocol of a name, or for ``"auto"`` that of the stream's data set, else the plain one."""
+    """Return the protocol of a name, or for ``"auto"`` that of the stream's data set, else the plain one."""
     return PROTOCOLS.get(stream.dataset if name == "auto" else name, PROTOCOLS["plain"])
 
 
 def answer_prompt(protocol: Protocol, stream: EvalStream, query: StreamQuery, chosen: Sequence[int]) -> str:
-    """Give the request for an answer.
+    """Return the request for an answer.
 
     Args:
         protocol: Whose rules.
@@ -114,7 +114,7 @@ def answer_prompt(protocol: Protocol, stream: EvalStream, query: StreamQuery, ch
 
 
 def judge_prompt(protocol: Protocol, query: StreamQuery, given: str) -> str:
-    """Give the request for a judgement, which is answered by yes or no."""
+    """Return the request for a judgement, which is answered by yes or no."""
     rule, label = _SAME, "Right answer"
     if protocol.name == "locomo":
         rule = f"{_SAME} {_TOPIC}"

@@ -46,7 +46,7 @@ def answer_quality(
     top_k: int = 8,
     protocol: str = "auto",
     ledger: Ledger | None = None,
-    told: Callable[[int], object] | None = None,
+    on_progress: Callable[[int], object] | None = None,
 ) -> dict[str, Any]:
     """Answer every question that has a right answer, from the turns that a system ranks first.
 
@@ -58,7 +58,7 @@ def answer_quality(
         top_k: Excerpts in the prompt, put in the order of the stream.
         protocol: A name of `PROTOCOLS`; ``"auto"`` takes each stream's own.
         ledger: With the key `LEDGER_KEY`: each answer is kept there at once, and what it holds is not asked again.
-        told: Called with 1 for each question, as the run goes.
+        on_progress: Called with 1 for each question, as the run goes.
 
     Returns:
         ``name``, ``accuracy`` with its 95 % ``interval`` (None without questions), ``by_category`` (accuracy and
@@ -92,10 +92,10 @@ def answer_quality(
                     ledger.add([entry])
                 else:
                     done[key] = entry
-            if told is not None:
-                told(1)
-        if told is not None and len(asked) > len(missing):
-            told(len(asked) - len(missing))
+            if on_progress is not None:
+                on_progress(1)
+        if on_progress is not None and len(asked) > len(missing):
+            on_progress(len(asked) - len(missing))
         keys = [(system.name, stream.stream_id, query.qid) for query in asked]
         entries += [done[key] for key in keys if key in done]
     return {**_summed(system.name, entries), "failed": failed}

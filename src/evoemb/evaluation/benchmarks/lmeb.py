@@ -25,7 +25,7 @@ class _Part:
     corpus: dict[str, str] = field(default_factory=dict)
 
     def file(self, name: str) -> Path:
-        """Give a file of this part, or the task's where all its parts share one."""
+        """Return a file of this part, or the task's where all its parts share one."""
         own = self.folder / name
         return own if own.exists() else self.shared / name
 

@@ -67,7 +67,7 @@ class Explorer:
         }
 
     def data(self, queries: Sequence[str], *, served: bool = False) -> dict[str, Any]:
-        """Give what the page shows.
+        """Return what the page shows.
 
         Args:
             queries: Different questions, to pick from.
@@ -93,7 +93,7 @@ class Explorer:
 
 
 def to_page(data: dict[str, Any]) -> str:
-    """Give the page with its data inside; it needs nothing else, not even a server."""
+    """Return the page with its data inside; it needs nothing else, not even a server."""
     template = resources.files("evoemb.evaluation.pages").joinpath(_TEMPLATE).read_text(encoding="utf-8")
     # A turn may hold "</script>"; "<" cannot end the script when it is escaped.
     held = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")

@@ -50,7 +50,7 @@ def pictures(results: dict[str, Any]) -> list[Picture]:
 
 
 def to_svg(picture: Picture) -> str:
-    """Give a picture as an ``<svg>`` element with its words as text; the same results give the same characters."""
+    """Return a picture as an ``<svg>`` element with its words as text; the same results give the same characters."""
     import matplotlib as mpl
 
     buffer = io.StringIO()

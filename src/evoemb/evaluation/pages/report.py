@@ -52,7 +52,7 @@ def read_results(path: str | Path) -> dict[str, Any]:
 
 
 def to_html(results: dict[str, Any], drawn: list[Picture]) -> str:
-    """Give the page."""
+    """Return the page."""
     benchmark, model = results["benchmark"], results["model"]
     title = f"{model['model']} on {benchmark['name']}"
     facts = (

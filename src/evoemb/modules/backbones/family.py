@@ -142,5 +142,5 @@ def rotate(states: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def output_of(layer_output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """Give the hidden states of a layer; some transformers versions wrap them in a tuple."""
+    """Return the hidden states of a layer; some transformers versions wrap them in a tuple."""
     return layer_output[0] if isinstance(layer_output, tuple) else layer_output

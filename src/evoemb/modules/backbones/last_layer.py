@@ -37,7 +37,7 @@ class _Complete:
         self._states = (key, value)
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Give keys and values ``(N, heads, P + L, d)``."""
+        """Return keys and values ``(N, heads, P + L, d)``."""
         return self._states
 
 
@@ -79,7 +79,7 @@ def _can_leave_out(backbone: PreTrainedModel) -> bool:
 
 
 def _leave_out(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any] | None:
-    """Give a layer the wanted tokens in place of all, and the keys and values of all as its past."""
+    """Pass a layer the wanted tokens in place of all, and the keys and values of all as its past."""
     wanted = _WANTED.get()
     if wanted is None or wanted.taken or len(args) != 1:
         return None

@@ -1,4 +1,4 @@
-"""Which family a backbone belongs to, told from its parts rather than from a list of names."""
+"""Which family a backbone belongs to, decided by its parts and not by a list of names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from evoemb.modules.backbones.modernbert import ModernBertFamily
 
 
 def family_of(backbone: PreTrainedModel) -> LayerFamily:
-    """Give the family of ``backbone``.
+    """Return the family of ``backbone``.
 
     Raises:
         UnsupportedBackboneError: The layers are of no known family, or some of them keep a recurrent state.

@@ -70,7 +70,7 @@ class _Bucket:
     """The adapter under which the rows' texts run; None is the bare backbone."""
 
     def texts(self) -> list[tuple[int, ...]]:
-        """Give the rows' token ids without padding."""
+        """Return the rows' token ids without padding."""
         lengths = self.mask.sum(-1).tolist()
         return [tuple(ids[:length].tolist()) for ids, length in zip(self.input_ids, lengths, strict=True)]
 
@@ -268,7 +268,7 @@ class AttentionReader(nn.Module):
             bucket.hidden, bucket.queries = run(*tensors)
 
     def _attend(self, index: int, bucket: _Bucket, text: Heads, own: Heads | None, queue: Queue | None) -> Tensor:
-        """Give what the text attends to, and after it the query tokens: the memory, the whole turn and each other.
+        """Return what the text attends to, and after it the query tokens: the memory, the whole turn and each other.
 
         Args:
             index: Memory layer, from 0.

@@ -98,11 +98,11 @@ class PastRows:
         return self.width
 
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
-        """Give the convolution's state of a recurrent layer, ``(N, channels, width)``, or None for a new start."""
+        """Return the convolution's state of a recurrent layer, ``(N, channels, width)``, or None for a new start."""
         return self._states(layer_idx, 0)
 
     def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
-        """Give the recurrence's state of a recurrent layer, or None for a new start."""
+        """Return the recurrence's state of a recurrent layer, or None for a new start."""
         return self._states(layer_idx, 1)
 
     def is_recording_past(self, layer_idx: int) -> bool:
@@ -143,13 +143,13 @@ class PastRows:
         )
 
     def _spread(self, pasts: Sequence[Tensor]) -> Tensor:
-        """Give every row of the call its past: one for all, or one each."""
+        """Return the past of every row of the call: one for all, or one each."""
         if len(pasts) == 1:
             return pasts[0].unsqueeze(0).expand(self._rows, *pasts[0].shape)
         return torch.stack(list(pasts))
 
     def kept(self, own: Sequence[tuple[int, int]]) -> list[KeyValues]:
-        """Give what is kept of every row of the call: its past and its first own rows. The record is let go of.
+        """Return what is kept of every row of the call: its past and its first own rows, and drop the record.
 
         Args:
             own: For each row of the call, how many own rows are real, and how many of those are memory. Where layers
@@ -184,7 +184,7 @@ class PastRows:
 
 
 def bytes_a_row(config: Any, dtype: torch.dtype) -> int:
-    """Estimate what :class:`KeyValues` hold of one row of a backbone, from its configuration; 0 where that tells not.
+    """Estimate what :class:`KeyValues` hold of one row of a backbone, from its configuration; 0 where it does not say.
 
     What recurrent layers keep does not grow with the rows and is left out.
     """

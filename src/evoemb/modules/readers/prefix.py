@@ -325,7 +325,7 @@ class PrefixReader(nn.Module):
 
         Args:
             parts: Input embeddings of each row, or all of them ``(N, L, H)``.
-            kinds: What their positions are, likewise.
+            kinds: What the positions of each row are.
             pasts: One past for all rows, or one a row.
             seen: Rows of its past that each row sees; None means all.
             places: Own rows whose states are wanted, ``(N, S)``; None means all.
@@ -352,7 +352,7 @@ class PrefixReader(nn.Module):
         return hidden, rows
 
     def _mask(self, kinds: Tensor, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
-        """Give the padding mask ``(N, L)``; with a gate the full mask, beside it where layers are of two kinds."""
+        """Return the padding mask ``(N, L)``; with a gate the full mask, beside it where layers are of two kinds."""
         real = (kinds != PADDING).long()
         if self.gate_bias is None:
             return real
@@ -370,11 +370,11 @@ class PrefixReader(nn.Module):
 
 
 def _position_table(backbone: PreTrainedModel) -> object:
-    """Give the table of absolute positions, if the backbone has one."""
+    """Return the table of absolute positions, if the backbone has one."""
     return getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
 
 
 def _first_position(backbone: PreTrainedModel) -> int:
-    """Give the first absolute position: RoBERTa-like models start behind their padding index."""
+    """Return the first absolute position: RoBERTa-like models start behind their padding index."""
     padding_idx = getattr(getattr(backbone, "embeddings", None), "padding_idx", None)
     return padding_idx + 1 if isinstance(padding_idx, int) else 0

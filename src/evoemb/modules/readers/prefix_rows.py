@@ -31,7 +31,7 @@ def pad_right(rows: Sequence[Tensor]) -> Tensor:
 
 
 def query_places(kinds: Tensor) -> Tensor:
-    """Give where the queries of each row stand, ``(N, S)`` in order; rows of fewer queries end with other places."""
+    """Return where the queries of each row stand, ``(N, S)`` in order; shorter rows are filled up with other places."""
     queries = (kinds == QUERY).int()
     widest = int(queries.sum(-1).max())
     return queries.argsort(dim=-1, descending=True, stable=True)[:, :widest]

@@ -19,7 +19,8 @@ class MemoryAttention(NamedTuple):
 
     Args:
         layer: Memory layer, from 0.
-        of_latents: Whether the query tokens looked, whose states become the turn's latents, and not the text's tokens.
+        of_latents: True for what the query tokens look at (their states become the turn's latents), False for the
+            text's tokens.
         token_ids: The rows' texts. A text and how many turns it saw tell which row it was, unless both came twice.
         turns: How many turns of the memory each row saw.
         weights: ``(n, heads, turns)``, mean over a row's tokens: the share that each turn has of the attention paid to
@@ -74,7 +75,7 @@ class Watch:
 
 
 def attention_by_age(query: Tensor, key: Tensor, added: Tensor, valid: Tensor, num_latents: int) -> Tensor:
-    """Give the softmax over the memory alone, a turn's latents taken together.
+    """Return the softmax over the memory alone, a turn's latents taken together.
 
     Args:
         query: ``(n, heads, T, d)``.

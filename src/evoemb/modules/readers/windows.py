@@ -31,7 +31,7 @@ class Queue(NamedTuple):
     age_weight: Tensor
 
     def by_age(self, query: Tensor, width: int) -> Tensor:
-        """Give what age adds to the scores of ``query`` ``(n, heads, T, d)`` for the newest slots, ``(.., width)``."""
+        """Return what age adds to scores of ``query`` ``(n, heads, T, d)`` for the newest slots: ``(.., width)``."""
         at_ages = query @ self.age_key.transpose(-1, -2) * query.shape[-1] ** -0.5 + self.age_bias[:, None]
         scores: Tensor = at_ages @ self.age_weight[self.age_weight.shape[0] - width :].T
         return scores
@@ -127,7 +127,7 @@ def attend(
 
 
 def _added(by_age: Tensor, allowed: Tensor) -> Tensor:
-    """Give what is added to scores: by age in memory, and what keeps tokens from what they do not see.
+    """Return what is added to scores: by age in memory, and what keeps tokens from what they do not see.
 
     Args:
         by_age: ``(n, heads, T, W)``.
