@@ -357,7 +357,7 @@ def test_help_names_the_formats_and_what_a_state_ranks(capsys: pytest.CaptureFix
     assert caught.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "Only the turns of this call are embedded and ranked" in shown
-    assert "Its format is told from its content, not from its name" in shown
+    assert "Its format is found from its content, not from its name" in shown
     with pytest.raises(SystemExit):
         main(["--version"])
     assert re.fullmatch(r"evoemb \d+\.\d+\.\d+\S*\n", capsys.readouterr().out)

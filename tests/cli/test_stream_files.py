@@ -1,4 +1,4 @@
-"""Every format of a stream file, told from content; every error names the file and the place."""
+"""Every format of a stream file, found from content; every error names the file and the place."""
 
 from __future__ import annotations
 

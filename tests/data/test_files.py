@@ -1,4 +1,4 @@
-"""One reader for all text files: gzip or not, told by content; every error names file and line."""
+"""One reader for all text files: gzip or not, found from its content; errors name file and line."""
 
 from __future__ import annotations
 
