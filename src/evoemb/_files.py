@@ -19,10 +19,13 @@ _UMASK = os.umask(0o077)
 os.umask(_UMASK)
 
 
-def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
+def write_whole(path: str | os.PathLike[str], content: bytes, *, new_mode: int | None = None) -> None:
     """Write ``content`` to ``path``, durably, so that no reader ever sees a part of it.
 
     A link is followed to the file it names; the mode of a file that is replaced is kept; missing folders are made.
+
+    Args:
+        new_mode: Permissions of a file that was not there before; None leaves them to the process, as for any file.
 
     Raises:
         StorageError: It cannot be written: the disk is full, the name is too long, the folder is read-only, or there
@@ -33,7 +36,7 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
         if target.is_dir():
             raise IsADirectoryError(21, "there is a folder of that name")
         target.parent.mkdir(parents=True, exist_ok=True)
-        _replace(target, content)
+        _replace(target, content, new_mode)
     except OSError as error:
         raise StorageError(
             f"{os.fspath(path)!s} cannot be written: {error.strerror or error}. The file that was there before is "
@@ -41,11 +44,11 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
         ) from error
 
 
-def _replace(target: Path, content: bytes) -> None:
+def _replace(target: Path, content: bytes, new_mode: int | None) -> None:
     # Named after a digest: the target's own name may be as long as names can be.
     prefix = f".{hashlib.sha256(target.name.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}."
     _remove_stale(target.parent, prefix)
-    mode = _mode_of(target)
+    mode = _mode_of(target, new_mode)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=prefix, suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -61,12 +64,12 @@ def _replace(target: Path, content: bytes) -> None:
     _sync_folder(target.parent)
 
 
-def _mode_of(target: Path) -> int:
+def _mode_of(target: Path, new_mode: int | None) -> int:
     """Return the mode of the file that is replaced, or the one a new file gets."""
     try:
         return stat.S_IMODE(target.stat().st_mode)
     except FileNotFoundError:
-        return 0o666 & ~_UMASK
+        return 0o666 & ~_UMASK if new_mode is None else new_mode
 
 
 def _remove_stale(folder: Path, prefix: str) -> None:

@@ -6,10 +6,10 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
-import secrets
 from pathlib import Path
 from typing import Any
+
+from evoemb._files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -53,17 +53,11 @@ class AnswerCache:
         Where it cannot be written, a warning says so; the answer is not lost for that.
         """
         path = self._path(address, request)
-        beside = path.with_suffix(f".{secrets.token_hex(4)}")
+        content = json.dumps({"request": request, "answer": answer}).encode()
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            try:
-                opened = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with open(opened, "w", encoding="utf-8") as file:
-                    json.dump({"request": request, "answer": answer}, file)
-                os.replace(beside, path)
-            finally:
-                beside.unlink(missing_ok=True)
-        except OSError as error:
+            write_whole(path, content, new_mode=0o600)
+        except OSError as error:  # a StorageError is one
             logger.warning("An answer could not be kept in %s (%s).", self._folder, error)
 
     def _path(self, address: str, request: dict[str, Any]) -> Path:
