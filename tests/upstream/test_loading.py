@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from evoemb import CheckpointError, EvoEmbedding, InputError, load_upstream
 from evoemb.released import convert
 
-DATA = Path(__file__).parent / "parity" / "data"
+DATA = Path(__file__).parents[1] / "parity" / "data"
 IDS = {"end_of_text": 678, "im_end": 680, "user": 272}
 TURNS = ["User: I live in Paris.", "User: I moved to Rome.\nAssistant: ok", "User: the key is red"]
 MESSAGES = [{"role": "user", "content": "I live in Paris."}, {"role": "assistant", "content": "ok"}]

@@ -17,7 +17,7 @@ import pytest
 from conftest import make_model
 from evoemb import EvoEmbedding, load_upstream
 from evoemb.defaults import BASE_MODEL, DEFAULT_MODEL, OFFLINE_PACKAGE, offline_folder
-from integration.hub_server import GOOD_TOKEN, serving
+from hub.hub_server import GOOD_TOKEN, serving
 from laws import assert_same_embeddings
 
 MODEL, BASE, PRIVATE, BROKEN, PUSHED = "user/model", "user/base", "user/private", "user/broken", "user/pushed"

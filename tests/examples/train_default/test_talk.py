@@ -9,7 +9,7 @@ import pytest
 
 from evoemb.evaluation.schema import parse_stream
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "train_default"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "train_default"
 sys.path.insert(0, str(EXAMPLE))
 
 from talk.chats import read_chats  # noqa: E402

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from evoemb.evaluation.benchmarks.registry import BENCHMARKS
-from integration.hub_server import serving
+from hub.hub_server import serving
 
 LMEB, LONGMEMEVAL = "KaLM-Embedding/LMEB", "xiaowu0162/longmemeval-cleaned"
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from evoemb import EvoEmbedding, defaults
 
-_FOLDER = Path(__file__).parent.parent / "examples" / "train_default"
+_FOLDER = Path(__file__).parents[3] / "examples" / "train_default"
 
 if not _FOLDER.is_dir():
     pytest.skip("the examples are not part of this copy", allow_module_level=True)
