@@ -97,9 +97,13 @@ def test_the_reference_page_shows_every_public_name_and_inherited_methods(tmp_pa
     ran = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
     assert ran.returncode == 0, ran.stderr
     page = (tmp_path / "reference" / "index.txt").read_text(encoding="utf-8")
+    shown_above: list[object] = []
     for package, name in public_names():
-        assert f"{package}.{name}" in page, f"{package}.{name}"
         value = getattr(import_module(package), name)
+        if value in shown_above:  # a second place to import it from
+            continue
+        shown_above.append(value)
+        assert f"{package}.{name}" in page, f"{package}.{name}"
         shown = page[page.index(f"{package}.{name}") :]
         for method in methods_of(value) if inspect.isclass(value) else ():
             assert re.search(rf"\b{method}\b", shown), f"{package}.{name}.{method}"

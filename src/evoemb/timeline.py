@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from evoemb._errors import InputError
 from evoemb.state import MemoryState
 
+__all__ = ["Moment", "ReadingModel", "read_moments"]
+
 
 class ReadingModel(Protocol):
     """What a model needs for its streams to be read: :class:`evoemb.EvoEmbedding` has it."""

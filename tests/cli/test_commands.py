@@ -275,7 +275,7 @@ def test_info_shows_what_the_model_says_of_itself(evoemb: Any, model_folder: str
     [
         (["search", "{chat}"], "No QUERY was given, and {chat} carries none. Add a question"),
         (["search", "{chat}", " "], "An empty QUERY was given"),
-        (["search", "{chat}", "half \udce4"], "QUERY: character 5 is half of a surrogate pair"),
+        (["search", "{chat}", "half \udce4"], "QUERY holds a lone surrogate"),
         (["search", "nowhere.jsonl", "q"], "nowhere.jsonl: No such file or directory"),
         (["search", "{folder}", "q"], "{folder}: Is a directory"),
         (["search", "{bad}", "q"], "{bad}, line 2 has the role"),

@@ -13,7 +13,7 @@ import threading
 import pytest
 
 from evoemb._errors import InputError, StorageError
-from evoemb.cli.stream_files import read_streams as read_stream_file
+from evoemb.data import read_streams as read_stream_file
 from evoemb.data.files import Item, json_items, lines_of, read_json, read_text, write_json_lines
 from evoemb.evaluation.benchmarks.lmeb import read_lmeb
 from evoemb.evaluation.benchmarks.passages import read_evotrain

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from evoemb._errors import InputError
-from evoemb.cli.stream_files import read_streams
+from evoemb.data import read_streams
 
 
 def node(name, role, text, parent, children):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from evoemb._errors import InputError
 from evoemb.cli import output, session
-from evoemb.cli.stream_files import FileStream
+from evoemb.data import FileStream
 
 if TYPE_CHECKING:
     from torch import Tensor

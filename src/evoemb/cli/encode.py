@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from evoemb._errors import InputError
 from evoemb._files import write_whole
 from evoemb.cli import output, session
-from evoemb.cli.stream_files import FORMAT_HELP, read_streams
+from evoemb.cli.stream_files import FORMAT_HELP
+from evoemb.data import read_streams
 
 if TYPE_CHECKING:
     import numpy as np

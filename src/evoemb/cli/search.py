@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from evoemb._errors import InputError
 from evoemb.cli import output, session
 from evoemb.cli.across import search_all
-from evoemb.cli.stream_files import FORMAT_HELP, FileStream, check_text, chosen_stream, read_streams
+from evoemb.cli.stream_files import FORMAT_HELP, chosen_stream
+from evoemb.data import FileStream, read_streams
+from evoemb.data.streams import check_text
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from evoemb._errors import EvoembError, InputError, StateError
 from evoemb.cli.reading_log import ReadingLog
-from evoemb.cli.stream_files import FORMATS
+from evoemb.data.streams import FORMATS
 
 if TYPE_CHECKING:
     from evoemb.model import EvoEmbedding
