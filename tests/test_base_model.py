@@ -11,10 +11,11 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
-from conftest import CASES, DECODERS, MORE_CASES, build_model, make_model
 from evoemb import EvoEmbedding, InputError, UnsupportedBackboneError
 from evoemb.modules.adapters import MEMORY_ADAPTER, RETRIEVER_ADAPTER, adapter_parameters
 from evoemb.modules.backbones.lookup import learned_positions
+from kinds import CASES, DECODERS, MORE_CASES
+from tiny_models import build_model, make_model
 
 ALL = CASES + MORE_CASES
 # One forward of another shape: sums in another order, in the last bits of unit vectors.

@@ -11,9 +11,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import quantize_embeddings
 
-from conftest import make_model
 from evoemb import EvoEmbedding, InputError
 from laws import assert_same_embeddings
+from tiny_models import make_model
 
 
 def calls_of(model, stream):

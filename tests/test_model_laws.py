@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import make_model
 from evoemb import EvoEmbedding, MemoryState
 from laws import assert_same_embeddings, assert_same_states, bytes_of, shuffled
+from tiny_models import make_model
 
 
 def read(model: EvoEmbedding, turns: list[str], state: MemoryState, **options: object) -> np.ndarray:

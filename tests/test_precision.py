@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import make_model
 from evoemb import EvoEmbedding
+from tiny_models import make_model
 
 # bfloat16 rounds to 1 in 256, and the doubled weights of these models make more of it: rounding the weights alone moved
 # one of thirteen turns to a cosine of 0.98, the arithmetic to 0.94. The other turns stay above 0.99. Different turns of

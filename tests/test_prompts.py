@@ -9,10 +9,10 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from conftest import make_model
 from evoemb import EvoReranker
 from evoemb.prompts import prompt_for
 from evoemb.training import StreamCollator
+from tiny_models import make_model
 
 TURNS = ["i live in paris", "i moved to rome"]
 QUESTION = "where do i live"

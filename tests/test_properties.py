@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import WORDS
 from evoemb import MemoryState
 from laws import assert_same_embeddings, assert_same_states, bytes_of
+from tiny_models import WORDS
 
 # Models are built once and never changed, so sharing them between examples is sound; forwards take milliseconds.
 relaxed = settings(

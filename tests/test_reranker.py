@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import make_model
 from evoemb import EvoReranker, InputError, InputTypeError
+from tiny_models import make_model
 
 TEXTS = ["i live in paris", "my sister has a red key", "i moved to rome"]
 QUESTION = "where do i live"

@@ -16,10 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
-from conftest import CASES, make_model
 from evoemb import EvoEmbedding
 from evoemb._errors import EvoembError
+from kinds import CASES
 from laws import assert_same_embeddings, assert_same_states
+from tiny_models import make_model
 
 # A fresh process builds the same graph on the same machine; only the batch may be cut otherwise.
 FRESH_PROCESS_TOLERANCE = 1e-6

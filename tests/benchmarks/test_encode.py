@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import make_model
+from tiny_models import make_model
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

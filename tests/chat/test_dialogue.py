@@ -12,10 +12,10 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from conftest import VOCABULARY, make_model, tiny_tokenizer
 from evoemb import CheckpointError, EvoEmbedding, InputError, StateError, UnsupportedBackboneError
 from evoemb.chat.ids import candidate_ids
 from evoemb.modules import language_head
+from tiny_models import VOCABULARY, make_model, tiny_tokenizer
 
 MESSAGES = [
     {"role": "user", "content": "i live in paris"},

@@ -27,7 +27,7 @@ PLAN = Plan(against=("bm25", "static"), controls=("off", "shuffled"), probe_stre
 @pytest.fixture
 def folder(base_folder):
     """An evoemb model on disk, with a memory that matters."""
-    from conftest import make_model
+    from tiny_models import make_model
 
     target = base_folder("bert").parent / "evoemb-bert"
     if not target.exists():

@@ -58,7 +58,7 @@ def test_a_model_without_memory_cannot_tell_first_from_last(base_folder, eval_st
 
 
 def test_the_model_card_tells_the_figures(base_folder, eval_streams):
-    from conftest import make_model
+    from tiny_models import make_model
 
     model = make_model(base_folder("bert"), "attention")
     StreamRetrievalEvaluator(eval_streams, name="streams")(model)
@@ -124,7 +124,7 @@ def test_the_trainer_takes_it(base_folder, eval_streams, tmp_path):
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
-    from conftest import make_model
+    from tiny_models import make_model
 
     model = make_model(base_folder("bert"), "attention")
     pairs = Dataset.from_dict({"anchor": ["where do i live ?"] * 4, "positive": ["i live in paris", "rome", "a", "b"]})

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import make_model
 from evoemb import EvoEmbedding, load_upstream
 from evoemb.defaults import BASE_MODEL, DEFAULT_MODEL, OFFLINE_PACKAGE, offline_folder
 from hub.hub_server import GOOD_TOKEN, serving
 from laws import assert_same_embeddings
+from tiny_models import make_model
 
 MODEL, BASE, PRIVATE, BROKEN, PUSHED = "user/model", "user/base", "user/private", "user/broken", "user/pushed"
 FORGED = "user/forged"

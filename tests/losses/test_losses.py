@@ -14,7 +14,6 @@ from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
-from conftest import make_model
 from evoemb import EvoEmbedding, InputError, UnsupportedBackboneError
 from evoemb.losses import (
     CachedStreamLoss,
@@ -27,6 +26,7 @@ from evoemb.losses.cached import join_outputs, split_streams
 from evoemb.modules.adapters import keep_adapter_in_checkpoints
 from evoemb.streaming import whole
 from evoemb.training import StreamCollator, parse_row
+from tiny_models import make_model
 from training.streams import rows
 
 KINDS = [("qwen3", "prefix"), ("bert", "attention")]

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from conftest import make_model, tiny_backbone
 from evoemb._errors import EvoembError, UnsupportedBackboneError
 from evoemb.modules import adapters
 from evoemb.modules.adapter_files import load_adapter, save_adapter
@@ -26,6 +25,7 @@ from evoemb.modules.adapters import (
     target_names,
     using,
 )
+from tiny_models import make_model, tiny_backbone
 
 # transformers 5.23 renames what PEFT 0.21 still asks for by its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")

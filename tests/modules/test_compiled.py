@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from conftest import make_model
 from evoemb import UnsupportedBackboneError
 from laws import assert_same_embeddings
+from tiny_models import make_model
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import copy
 import pytest
 import torch
 
-from conftest import build_model, make_model
 from evoemb.modules.fingerprint import fingerprint
+from tiny_models import build_model, make_model
 
 
 @pytest.fixture

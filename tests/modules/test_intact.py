@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import make_model
 from evoemb import EvoEmbedding
 from evoemb._errors import CheckpointError, EvoembError, InputError
+from tiny_models import make_model
 
 WEIGHTS = "model.safetensors"
 

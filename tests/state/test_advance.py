@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import make_model
 from evoemb import EvoEmbedding, MemoryState
 from evoemb._errors import InputError, InputTypeError, StateError
 from evoemb.modules.latent_memory_queue import LatentMemoryQueue
 from laws import assert_same_embeddings, assert_same_states, bytes_of
+from tiny_models import make_model
 
 
 class StopHereError(Exception):

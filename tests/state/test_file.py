@@ -18,10 +18,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from conftest import CASES
 from evoemb import MemoryState, _files
 from evoemb._errors import StateError, StorageError
 from evoemb.state import file as persistence
+from kinds import CASES
 from laws import assert_same_embeddings, assert_same_states, bytes_of
 
 

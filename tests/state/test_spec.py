@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from conftest import make_model
 from evoemb import EvoReranker, MemoryState
 from evoemb._errors import StateError
 from evoemb.modules import fingerprint as fingerprints
+from tiny_models import make_model
 
 
 def test_a_reranker_takes_the_states_of_its_model_and_digests_weights_once(model, stream, monkeypatch):

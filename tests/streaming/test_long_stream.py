@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from conftest import make_model
+from tiny_models import make_model
 
 TURNS = 20_000
 CALLS = 20

@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from torch import nn
 
-from conftest import make_model
 from evoemb.losses import CachedStreamLoss, EvidenceContrastiveLoss
 from evoemb.training import EvoEmbeddingTrainer, EvoEmbeddingTrainingArguments
+from tiny_models import make_model
 from training.streams import rows
 
 

@@ -15,9 +15,9 @@ from accelerate.state import AcceleratorState, DistributedType, PartialState
 from sentence_transformers.base.evaluation import BaseEvaluator
 from torch import nn
 
-from conftest import make_model
 from evoemb.losses import CachedStreamLoss, CombinedLoss, EvidenceContrastiveLoss
 from evoemb.training import EvoEmbeddingTrainer, EvoEmbeddingTrainingArguments
+from tiny_models import make_model
 from training.streams import rows
 
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))

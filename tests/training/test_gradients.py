@@ -8,11 +8,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from conftest import CASES, MORE_CASES, make_model
 from evoemb import EvoEmbedding
 from evoemb.modules.adapters import MEMORY_ADAPTER, RETRIEVER_ADAPTER
 from evoemb.streaming import engine
 from evoemb.streaming.rows import Limits
+from kinds import CASES, MORE_CASES
+from tiny_models import make_model
 
 
 @pytest.fixture(params=CASES + MORE_CASES, ids="-".join)

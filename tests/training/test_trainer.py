@@ -21,7 +21,6 @@ from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
 from torch import nn
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-from conftest import make_model
 from evoemb import EvoEmbedding, InputError, InputTypeError, StateError, UnsupportedBackboneError
 from evoemb.losses import CachedStreamLoss, CombinedLoss, EvidenceContrastiveLoss, MemoryLanguageModelingLoss
 from evoemb.modules.adapters import AdapterConfig, add_adapter
@@ -33,6 +32,7 @@ from evoemb.training import (
     set_trainable,
 )
 from evoemb.training.arguments import paper_arguments
+from tiny_models import make_model
 from training import distributed_worker
 from training.streams import evotrain_row, rows
 

@@ -53,7 +53,7 @@ def test_a_turn_cannot_end_the_script(models, eval_streams):
 
 
 def test_the_command_writes_a_page_from_any_stream_file(models, eval_streams, tmp_path, capsys, base_folder):
-    from conftest import make_model
+    from tiny_models import make_model
 
     folder = base_folder("bert").parent / "evoemb-explore"
     if not folder.exists():

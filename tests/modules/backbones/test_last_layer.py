@@ -16,7 +16,6 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2Model
 from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5TextConfig
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5TextModel
 
-from conftest import make_model, tiny_backbone
 from evoemb import EvoEmbedding
 from evoemb.modules.adapters import (
     RETRIEVER_ADAPTER,
@@ -33,6 +32,7 @@ from evoemb.modules.readers.key_values import PastRows
 from evoemb.modules.stateful_transformer import LAST_ONLY
 from evoemb.stack import pools_last_token
 from laws import assert_same_embeddings, assert_same_states
+from tiny_models import make_model, tiny_backbone
 
 KINDS = ("qwen3", "llama", "qwen3_5", "qwen2", "qwen2-eager", "qwen3_5-recurrent-end")
 # Few rows and all rows go through other matrix kernels, which sum in another order.

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, Qwen2Config, Qwen2Model
 
-from conftest import make_model, tiny_backbone
 from evoemb.modules.backbones import shared_keys
 from evoemb.modules.backbones.shared_keys import share_keys
 from laws import assert_same_states
+from tiny_models import make_model, tiny_backbone
 
 pytestmark = pytest.mark.skipif(not shared_keys._TORCH_READS_SHARED_KEYS, reason="this torch copies shared keys itself")
 
