@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evoemb.chat.ids import DialogueIds, Messages, dialogue_ids, split_messages
+from evoemb.chat.ids import DialogueIds, Messages, dialogue_ids, split_messages, taken_up_messages
 from evoemb.encoding import converted
 from evoemb.prompts import prompt_for
 from evoemb.state import MemoryState
@@ -167,5 +167,7 @@ class ChatModel(StreamEncoder):
         """Return a state of one stream that may be advanced without the caller's changing."""
         return self.new_state() if state is None else one_stream(state, self.state_spec)[0]
 
-    def _memory(self, state: MemoryState | None) -> StreamMemory:
-        return self._one_stream(state).snapshot()[0].to(self.device, self.dtype)
+    def _taken_up(self, messages: Messages, state: MemoryState | None) -> tuple[Messages, StreamMemory]:
+        """Return a dialogue with the turn whose answer it begins with, and the memory that it continues."""
+        memory = self._one_stream(state).snapshot()[0].to(self.device, self.dtype)
+        return taken_up_messages(messages, memory, self._transformer.dialogue.config)

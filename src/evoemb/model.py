@@ -19,6 +19,7 @@ from evoemb.data.turns import Stream, as_turns, read_turns
 from evoemb.encoding import MemoryMode, taken_up, wants_progress_bar
 from evoemb.ranking import Hit, checked_top_k, fused_hits, late_scores, top_hits
 from evoemb.state import MemoryState
+from evoemb.state.memory import StreamMemory
 from evoemb.streaming.candidates import CandidateEmbeddings
 from evoemb.streaming.rows import Limits
 from evoemb.token_states import token_states
@@ -124,7 +125,8 @@ class EvoEmbedding(ChatModel):
             stream: Strings or ``{"role", "content"}`` messages.
             query: One question, or several; None takes the last message.
             top_k: Turns returned at most; None returns all. Left out: 10 with ``query``, all for a dialogue.
-            state: Memory that the stream continues. It is not changed: a question leaves no trace.
+            state: Memory that the stream continues. It is not changed: a question leaves no trace. A stream that begins
+                with the answer to the turn that waits in the state is joined with it: that turn is ranked as a whole.
             memory: As in :meth:`evoemb.EvoEmbedding.encode`; a dialogue without ``query`` is read causally.
             native: For a dialogue: rank by the plain embedding model inside a released checkpoint, without memory.
             scoring: ``"vector"`` compares one embedding a turn, made in the light of the memory. ``"late"`` compares
@@ -210,12 +212,13 @@ class EvoEmbedding(ChatModel):
         show_progress_bar: bool | None,
     ) -> list[Hit]:
         """Rank the turns of a dialogue for its last message, in the way the model was trained for."""
+        messages, memory = self._taken_up(messages, state)
         ids = self._dialogue_ids(messages)
         if native:
             found = self._native([*ids.encoded, ids.asked], batch_size)
             corpus, query = found[:-1], found[-1]
         else:
-            query, corpus = self._embed(ids, state, batch_size, wants_progress_bar(show_progress_bar))
+            query, corpus = self._embed(ids, memory, batch_size, wants_progress_bar(show_progress_bar))
         return self._ranked(query[None], corpus, ids.turns, [ids.query], top_k, hybrid=hybrid)[0]
 
     def _ranked(
@@ -288,7 +291,8 @@ class EvoEmbedding(ChatModel):
 
         Args:
             messages: ``{"role", "content"}`` messages; the last one is answered.
-            state: Memory that the dialogue continues; only read.
+            state: Memory that the dialogue continues; only read. An answer that comes first is joined with the turn
+                that waits for it in the state.
             max_new_tokens: Tokens of the answer at most.
             return_token_ids: Give the new token ids instead of text.
             retrieve: Answer from this many retrieved turns, put into the prompt as text, instead of the memory.
@@ -312,8 +316,8 @@ class EvoEmbedding(ChatModel):
             prompt = chat_ids(self._transformer, with_excerpts(messages, texts))
             rows = self._transformer.model.get_input_embeddings()(torch.tensor(prompt, device=stack.device))
         else:
-            history = self._dialogue_ids(messages).written
-            memory = write_turns(stack, history, self._memory(state), Limits())
+            messages, memory = self._taken_up(messages, state)
+            memory = write_turns(stack, self._dialogue_ids(messages).written, memory, Limits())
             rows = answer_rows(stack, last_message_ids(self._transformer, messages), memory)
         found = generate_ids(stack, rows, max_new_tokens, **generation_kwargs)
         if return_token_ids or generation_kwargs.get("return_dict_in_generate"):
@@ -321,9 +325,9 @@ class EvoEmbedding(ChatModel):
         return str(self._transformer.tokenizer.decode(found, skip_special_tokens=True))  # type: ignore[union-attr]
 
     def _embed(
-        self, ids: DialogueIds, state: MemoryState | None, batch_size: int, show_progress_bar: bool
+        self, ids: DialogueIds, memory: StreamMemory, batch_size: int, show_progress_bar: bool
     ) -> CandidateEmbeddings:
         self.eval()
-        memory, limits = self._memory(state), Limits(batch_size)
+        limits = Limits(batch_size)
         with tqdm(total=len(ids.encoded), desc="Turns", unit="turn", disable=not show_progress_bar) as bar:
             return embed_dialogue(self._stack(), ids, memory, limits, on_turn=bar.update)

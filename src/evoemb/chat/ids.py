@@ -8,14 +8,15 @@ from typing import Any
 
 from evoemb._errors import InputError
 from evoemb.cuts import CutTexts
-from evoemb.data.messages import as_message, is_message
-from evoemb.data.turns import as_turns, items_of_stream, pairs_by_position
+from evoemb.data.messages import ASSISTANT, TOOL, ChatMessage, as_message, is_message
+from evoemb.data.turns import as_turns, items_of_stream, message_saying, pairs_by_position
 from evoemb.modules.dialogue_format import DialogueConfig, split_chat
 from evoemb.modules.stateful_transformer import StatefulTransformer
 from evoemb.modules.tokenizing import token_ids
+from evoemb.state.memory import StreamMemory
 from evoemb.streaming.rows import TokenIds
 
-Messages = Sequence[Mapping[str, Any]]
+Messages = Sequence[Mapping[str, Any]] | Sequence[ChatMessage]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,35 @@ class DialogueIds:
     def is_aligned(self) -> bool:
         """Whether every turn has its own part of the memory, so that it can see the memory before it."""
         return len(self.written) == len(self.encoded)
+
+
+def taken_up_messages(
+    messages: Messages, memory: StreamMemory, config: DialogueConfig
+) -> tuple[Messages, StreamMemory]:
+    """Put the turn that waits in ``memory`` before a dialogue that begins with its answer.
+
+    It is the rule of :func:`evoemb.encoding.taken_up`, for messages.
+
+    Args:
+        messages: The last one is the query; by itself it is no answer.
+
+    Returns:
+        The dialogue to read, and the memory to read it on: for such an answer, the one before the turn it belongs to.
+
+    Raises:
+        InputError: A message is malformed.
+    """
+    waiting = memory.unanswered
+    if waiting is None or is_message(messages) or len(given := items_of_stream(messages)) < 2:
+        return messages, memory
+    if as_message(given[0], "Message 0", any_role=True).role not in (ASSISTANT, TOOL):
+        return messages, memory
+    free = config.pairing == "position"  # roles have no meaning there, nor has that of a query
+    read = [
+        as_message(message, f"Message {index}", any_role=free or index == len(given) - 1)
+        for index, message in enumerate(given)
+    ]
+    return [message_saying(waiting.said), *read], waiting.before
 
 
 def split_messages(messages: Messages, config: DialogueConfig) -> tuple[list[str], str]:

@@ -193,6 +193,14 @@ def turn_of_each(messages: Sequence[Message]) -> list[int]:
     return numbers
 
 
+def message_saying(said: str) -> ChatMessage:
+    """Return the message of a user that makes the turn ``said``: what a turn that waits for its answer says so far."""
+    label, colon, content = said.partition(": ")
+    if not colon:
+        return ChatMessage(USER, said)
+    return ChatMessage(USER, content, speaker="" if label == USER.capitalize() else label)
+
+
 def _pair_by_role(messages: Sequence[ChatMessage]) -> list[TurnText]:
     """Join each user message with the answer behind it; what tools say in between belongs to that turn."""
     turns: list[TurnText] = []
