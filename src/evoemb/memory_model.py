@@ -21,7 +21,8 @@ from evoemb.modules.compiled import compile_feed_forward
 from evoemb.modules.config import MemoryConfig, ReaderName
 from evoemb.modules.intact import check_numbers, check_sizes, check_whole, check_words
 from evoemb.modules.latent_memory_queue import LatentMemoryQueue
-from evoemb.modules.stateful_transformer import LAST_ONLY, StatefulTransformer
+from evoemb.modules.readers.features import LAST_ONLY
+from evoemb.modules.stateful_transformer import StatefulTransformer
 from evoemb.modules.tensor_files import Source
 from evoemb.saved_memory import SavedMemory, default_base, default_memory
 from evoemb.stack import check_stack, evolving_stack, own_module, pools_last_token, spec_of

@@ -20,7 +20,8 @@ from evoemb.encoding import converted, refuse_parallel, refuse_unknown, wants_pr
 from evoemb.model import EvoEmbedding
 from evoemb.modules.config import ReaderName
 from evoemb.modules.latent_memory_queue import LatentMemoryQueue
-from evoemb.modules.stateful_transformer import LAST_ONLY, StatefulTransformer
+from evoemb.modules.readers.features import LAST_ONLY
+from evoemb.modules.stateful_transformer import StatefulTransformer
 from evoemb.modules.stream_score import QUERY_EMBEDDING, StreamScore
 from evoemb.pairs import (
     CANDIDATES,

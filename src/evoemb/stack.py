@@ -15,7 +15,7 @@ from evoemb._errors import InputError, UnsupportedBackboneError
 from evoemb.modules.backbones.lookup import has_recurrent_layers, is_causal
 from evoemb.modules.config import MemoryConfig
 from evoemb.modules.fingerprint import fingerprint
-from evoemb.modules.latent_memory_queue import LatentMemoryQueue, Projection
+from evoemb.modules.latent_memory_queue import LatentMemoryQueue
 from evoemb.modules.stateful_transformer import StatefulTransformer
 from evoemb.modules.stream_score import StreamScore
 from evoemb.state import StateSpec
@@ -76,7 +76,7 @@ def own_module(class_ref: str) -> type[nn.Module] | None:
 def fresh_queue(transformer: StatefulTransformer, embedding_dimension: int | None = None) -> LatentMemoryQueue:
     """Return the untrained queue that fits a transformer's memory configuration."""
     memory = transformer.memory_config
-    projection: Projection = "paper" if memory.init == "paper" else "none" if memory.reader == "attention" else "read"
+    projection = transformer.reader.projection
     queue = LatentMemoryQueue(
         hidden_size=int(transformer.get_embedding_dimension()),
         embedding_dimension=embedding_dimension,

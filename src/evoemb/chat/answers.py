@@ -18,7 +18,7 @@ def memory_rows(stack: Stack, memory: StreamMemory) -> Tensor:
     Raises:
         InputError: The model reads its memory inside the layers, where the bare base model does not look.
     """
-    if stack.transformer.memory_config.reader != "prefix":
+    if not stack.transformer.reader.has_input_rows:
         raise InputError(
             'The base model sees the memory as input rows, which memory_reader="attention" does not have. Use a model '
             'with memory_reader="prefix".'

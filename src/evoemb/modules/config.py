@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from evoemb._errors import InputError
 
 ReaderName = Literal["prefix", "attention"]
-READERS: tuple[ReaderName, ...] = ("prefix", "attention")
 MemoryInit = Literal["gated", "paper"]
 MEMORY_INITS: tuple[MemoryInit, ...] = ("gated", "paper")
 
+
+class _Rules(NamedTuple):
+    """What the choices of a memory may be with one reader, and what they are where nobody chooses."""
+
+    inits: tuple[MemoryInit, ...]
+    adapts_reading: bool
+    for_decoders: dict[str, Any]
+    for_encoders: dict[str, Any]
+
+
+_SMALL = {"num_latents": 4, "capacity_latents": 128, "lora_rank": 16, "lora_alpha": 32.0, "segment_turns": 1}
+_BESIDE = {**_SMALL, "adapted_reading": True}
+_RULES: dict[ReaderName, _Rules] = {
+    "prefix": _Rules(MEMORY_INITS, False, for_decoders={}, for_encoders=_SMALL),
+    "attention": _Rules(("gated",), True, for_decoders=_BESIDE, for_encoders=_BESIDE),
+}
+READERS: tuple[ReaderName, ...] = tuple(_RULES)
 
 # Far above what is of use, and low enough that a damaged configuration is refused before memory is taken for it.
 _MOST = {
@@ -69,11 +85,15 @@ class MemoryConfig:
             raise InputError(f"memory_reader={self.reader!r} is not known. Use one of {', '.join(READERS)}.")
         if self.init not in MEMORY_INITS:
             raise InputError(f"init={self.init!r} is not known. Use one of {', '.join(MEMORY_INITS)}.")
-        if self.reader == "attention" and self.init == "paper":
-            raise InputError('init="paper" describes the prefix reader. Use memory_reader="prefix" with it.')
-        if self.adapted_reading and self.reader != "attention":
+        rules = _RULES[self.reader]
+        if self.init not in rules.inits:
+            takes = next(name for name in READERS if self.init in _RULES[name].inits)
+            raise InputError(f'init="{self.init}" describes the {takes} reader. Use memory_reader="{takes}" with it.')
+        if self.adapted_reading and not rules.adapts_reading:
+            takes = next(name for name in READERS if _RULES[name].adapts_reading)
             raise InputError(
-                'adapted_reading=True was given for the prefix reader. Use memory_reader="attention" with it.'
+                f"adapted_reading={self.adapted_reading!r} was given for the {self.reader} reader. Use "
+                f'memory_reader="{takes}" with it.'
             )
         for name, most in _MOST.items():
             value = getattr(self, name)
@@ -103,11 +123,9 @@ class MemoryConfig:
             raise InputError(f"memory_kwargs names {', '.join(unknown)}. Known names are {', '.join(sorted(known))}.")
         given = {name: value for name, value in choices.items() if value is not None}
         reader = given.get("reader", "prefix" if causal else "attention")
-        small: dict[str, Any] = {"num_latents": 4, "capacity_latents": 128, "lora_rank": 16, "lora_alpha": 32.0}
-        defaults: dict[str, Any] = {} if causal else {**small, "segment_turns": 1}
-        if reader == "attention":
-            defaults = {**small, "segment_turns": 1, "adapted_reading": True}
-        return replace(cls(), **{**defaults, "reader": reader, **given})
+        plain = cls(reader=reader)  # refuses an unknown one
+        defaults = _RULES[reader].for_decoders if causal else _RULES[reader].for_encoders
+        return replace(plain, **{**defaults, **given})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the choices as JSON-plain values; ``MemoryConfig(**config.to_dict()) == config``."""

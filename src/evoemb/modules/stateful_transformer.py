@@ -23,32 +23,15 @@ from evoemb.modules.adapters import (
     merge_in_inference,
     using,
 )
-from evoemb.modules.backbones.lookup import family_of, is_causal, learned_positions
+from evoemb.modules.backbones.lookup import is_causal, learned_positions
 from evoemb.modules.backbones.shared_keys import share_keys
 from evoemb.modules.config import MemoryConfig
 from evoemb.modules.dialogue_parts import DialogueParts
 from evoemb.modules.intact import read_object, read_tensors
-from evoemb.modules.readers.attention import AttentionReader
-from evoemb.modules.readers.prefix import PrefixReader
+from evoemb.modules.readers.features import names_a_memory
+from evoemb.modules.readers.lookup import reader_for
 from evoemb.modules.tensor_files import Source
 from evoemb.modules.tokenizing import alone, token_ids
-
-# Features of a read: texts (N, T) see a finished memory, (N or 1, M, S), newest latent last.
-MEMORY = "memory"
-MEMORY_MASK = "memory_mask"
-# Features of a read behind memories that have been run: a list of one or N, and how many latents each text sees.
-PASTS = "memory_pasts"
-SEEN = "memory_seen"
-# Feature of any read: whether what follows looks at each text's last token alone (prefix reader).
-LAST_ONLY = "last_token_only"
-# Features of a block: consecutive turns of several streams, each sees the turns before it (attention reader).
-CARRIED = "carried_latents"
-CARRIED_MASK = "carried_mask"
-ROW_STREAM = "row_stream"
-ROW_INDEX = "row_index"
-BUCKETS = "row_buckets"
-# What a block leaves: new latents (N, K, S).
-LATENTS = "latents"
 
 MEMORY_FILE = "memory.safetensors"
 MEMORY_CONFIG_FILE = "memory_config.json"
@@ -58,8 +41,8 @@ ADAPTERS_FOLDER = "adapters"
 class StatefulTransformer(Transformer):
     """A sentence-transformers ``Transformer`` with a memory reader and two adapters.
 
-    Without memory features it is its parent, bit for bit: the same tokenizer, the same forward, under the retriever
-    adapter of a prefix reader. With them, ``token_embeddings`` are conditioned on the memory.
+    Without memory features it is its parent, bit for bit: the same tokenizer, the same forward, under the adapter
+    that the reader names for such texts, if any. With them, ``token_embeddings`` are conditioned on the memory.
 
     Args:
         model_name_or_path: As in the parent.
@@ -95,20 +78,10 @@ class StatefulTransformer(Transformer):
             raise InputError(f'backend="{self.backend}" cannot carry a memory. Use backend="torch".')
         if not isinstance(memory, MemoryConfig):
             memory = MemoryConfig.for_backbone(causal=is_causal(self.model), **memory)
-        if memory.segment_turns > 1 and (memory.reader == "attention" or not is_causal(self.model)):
-            raise InputError(
-                f"segment_turns={memory.segment_turns} was given, but {type(self.model).__name__} with "
-                f'memory_reader="{memory.reader}" reads one turn a segment: in a longer one, encoders would see later '
-                "turns, and the attention reader gains nothing. Leave segment_turns out."
-            )
         # Packed rows would lose the boundary between memory and text.
         self.unpad_inputs = False
         self.memory_config = memory
-        self.reader: AttentionReader | PrefixReader
-        if memory.reader == "attention":
-            self.reader = AttentionReader(family_of(self.model), memory)
-        else:
-            self.reader = PrefixReader(self.model, memory)
+        self.reader = reader_for(self.model, memory)
         self.reader.add_adapters()
         merge_in_inference(self.model)
         share_keys(self.model)
@@ -200,25 +173,10 @@ class StatefulTransformer(Transformer):
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Write ``token_embeddings`` ``(N, T, H)``: stateless, on a finished memory, or over a block of turns."""
         _refuse_state(kwargs)
-        ids: Any = features.get("input_ids")
-        mask: Any = features.get("attention_mask")
-        if CARRIED in features:
-            block: Any = self.reader
-            streams = [features[key] for key in (CARRIED, CARRIED_MASK, ROW_STREAM, ROW_INDEX)]
-            output = block.read_and_write(ids, mask, *streams, buckets=features.get(BUCKETS))
-            return {**features, "token_embeddings": output.hidden, LATENTS: output.latents}
-        if MEMORY not in features and PASTS not in features:
-            with using(RETRIEVER_ADAPTER if self.memory_config.reader == "prefix" else None):
+        if not names_a_memory(features):
+            with using(self.reader.stateless_adapter):
                 return super().forward(features, **kwargs)
-        last_only = bool(features.get(LAST_ONLY))
-        if isinstance(self.reader, AttentionReader):
-            hidden = self.reader.read(ids, mask, features[MEMORY], features[MEMORY_MASK])
-            return {**features, "token_embeddings": hidden}
-        if PASTS in features:
-            read = self.reader.read_after(ids, mask, features[PASTS], features[SEEN], last_only=last_only)
-        else:
-            read = self.reader.read(ids, mask, features[MEMORY], features[MEMORY_MASK], last_only=last_only)
-        return {**features, "token_embeddings": read.hidden, "attention_mask": read.attention_mask}
+        return {**features, **self.reader.embed(features)}
 
     def keep_adapter_in_checkpoints(self) -> None:
         """Make gradient checkpointing recompute under the adapter of the forward pass."""

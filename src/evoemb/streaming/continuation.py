@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from evoemb._errors import UnsupportedBackboneError
-from evoemb.modules.readers.prefix import PrefixReader
+from evoemb.modules.adapters import using
+from evoemb.modules.readers.prefix_rows import pad_left
 from evoemb.streaming.rows import Stack, TokenIds
 
 
@@ -31,11 +33,26 @@ def continue_texts(stack: Stack, rows: Sequence[Continuation]) -> list[Tensor]:
 
     Source: EvoEmbedding (arXiv 2606.21649), memory loss; positions run on through the memory.
     """
-    reader = stack.transformer.reader
-    if not isinstance(reader, PrefixReader) or not reader.causal:
+    transformer = stack.transformer
+    if not transformer.reader.can_answer:
         raise UnsupportedBackboneError(
-            f"{type(stack.transformer.model).__name__} with memory_reader={stack.transformer.memory_config.reader!r} "
+            f"{type(transformer.model).__name__} with memory_reader={transformer.memory_config.reader!r} "
             "cannot continue a text from its memory. Use a decoder with memory_reader='prefix', or leave the memory "
             "loss out."
         )
-    return reader.continue_rows([(row.ids, row.memory, row.insert) for row in rows])
+    backbone = transformer.model
+    embed = backbone.get_input_embeddings()
+    parts: list[Tensor] = []
+    for row in rows:
+        text = embed(torch.as_tensor(row.ids, device=row.memory.device))
+        parts.append(torch.cat((text[: row.insert], row.memory.to(text.dtype), text[row.insert :])))
+    real = pad_left([torch.ones(part.shape[0], dtype=torch.long, device=part.device) for part in parts])
+    with using(None):
+        output = backbone(
+            inputs_embeds=pad_left(parts),
+            attention_mask=real,
+            position_ids=(real.cumsum(-1) - 1).masked_fill(real == 0, 1),
+            use_cache=False,
+        )
+    hidden: Tensor = output.last_hidden_state
+    return [states[states.shape[0] - part.shape[0] :] for states, part in zip(hidden, parts, strict=True)]

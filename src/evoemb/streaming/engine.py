@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from evoemb.state.memory import StreamMemory
-from evoemb.streaming import attention, prefix
-from evoemb.streaming.prefix import Emitted
-from evoemb.streaming.rows import Limits, Row, Stack, TokenIds, continuing_reader, embed_rows
+from evoemb.streaming import by_block, by_segment
+from evoemb.streaming.rows import Emitted, Limits, Row, Stack, TokenIds, continuing_reader, embed_rows
 
 
 def advance(
@@ -26,17 +25,19 @@ def advance(
     Args:
         memories: One a stream; replaced in this list as turns are read, never changed themselves.
         streams: New turns of each stream, as token ids; a stream may have none.
-        texts: Token ids that are encoded for each turn, where they differ from those written to memory (prefix reader).
+        texts: Token ids that are encoded for each turn, where they differ from those written to memory; only for
+            readers that write in segments.
 
     Yields:
         Every turn once, in an order that is convenient; ``memories`` is complete when all were yielded.
     """
     if not any(streams):
         return
-    if stack.transformer.memory_config.reader == "attention":
-        yield from attention.advance(stack, memories, streams, limits, embed=embed)
+    reader = stack.transformer.reader.segments
+    if reader is None:
+        yield from by_block.advance(stack, memories, streams, limits, embed=embed)
     else:
-        yield from prefix.advance(stack, memories, streams, limits, embed=embed, texts=texts)
+        yield from by_segment.advance(stack, reader, memories, streams, limits, embed=embed, texts=texts)
 
 
 def read(

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from evoemb.modules.latent_memory_queue import LatentMemoryQueue
+from evoemb.modules.readers.base import SegmentReader
+from evoemb.modules.readers.features import MEMORY, MEMORY_MASK, PASTS, SEEN
 from evoemb.modules.readers.key_values import KeyValues
-from evoemb.modules.readers.prefix import PrefixReader
-from evoemb.modules.stateful_transformer import MEMORY, MEMORY_MASK, PASTS, SEEN, StatefulTransformer
+from evoemb.modules.stateful_transformer import StatefulTransformer
 from evoemb.state.live import KEPT_BYTES, LiveCache
 from evoemb.streaming.limits import Limits as Limits  # re-exported: most callers need both
 
@@ -56,6 +57,14 @@ class Row(NamedTuple):
     live: LiveCache | None = None
 
 
+class Emitted(NamedTuple):
+    """The embedding ``(D,)`` of turn ``turn`` of stream ``stream``; None where no embedding was asked for."""
+
+    stream: int
+    turn: int
+    embedding: Tensor | None
+
+
 def pad_ids(rows: Sequence[TokenIds], device: torch.device) -> tuple[Tensor, Tensor]:
     """Return ``input_ids`` and ``attention_mask``, both ``(N, T)``, padded on the right with id 0."""
     longest = max(len(ids) for ids in rows)
@@ -92,9 +101,10 @@ def embed_rows(stack: Stack, rows: Sequence[Row], limits: Limits) -> list[Tensor
         One embedding ``(D,)`` a row, in the order given.
     """
     found: dict[int, Tensor] = {}
-    shared = _shared_memories(stack, rows)
-    while shared:
-        found.update(_embed_continued(stack, rows, shared, limits))
+    if (reader := continuing_reader(stack)) is not None:
+        shared = _shared_memories(rows)
+        while shared:
+            found.update(_embed_continued(stack, reader, rows, shared, limits))
     alone = [index for index in range(len(rows)) if index not in found]
 
     def run_alone(chosen: Sequence[int]) -> Tensor:
@@ -109,14 +119,14 @@ def embed_rows(stack: Stack, rows: Sequence[Row], limits: Limits) -> list[Tensor
 
 
 def _embed_continued(
-    stack: Stack, rows: Sequence[Row], shared: list[list[int]], limits: Limits
+    stack: Stack, reader: SegmentReader, rows: Sequence[Row], shared: list[list[int]], limits: Limits
 ) -> list[tuple[int, Tensor]]:
     """Run the first of the shared memories, taking them from the list, and encode the texts behind them.
 
     Returns:
         Indices of rows and their embeddings. What was kept of the memories is let go of.
     """
-    pasts = _run_some(stack, rows, shared, limits)
+    pasts = _run_some(reader, rows, shared, limits, stack.device)
     continued = sorted(pasts)
 
     def run_continued(chosen: Sequence[int]) -> Tensor:
@@ -137,16 +147,14 @@ def _embed(stack: Stack, rows: Sequence[Row], memory: dict[str, Any]) -> Tensor:
     return embeddings
 
 
-def continuing_reader(stack: Stack) -> PrefixReader | None:
+def continuing_reader(stack: Stack) -> SegmentReader | None:
     """Return the reader if it runs a memory once for several texts, else None."""
-    reader = stack.transformer.reader
-    return reader if isinstance(reader, PrefixReader) and reader.continues else None
+    reader = stack.transformer.reader.segments
+    return reader if reader is not None and reader.continues else None
 
 
-def _shared_memories(stack: Stack, rows: Sequence[Row]) -> list[list[int]]:
+def _shared_memories(rows: Sequence[Row]) -> list[list[int]]:
     """Return the rows of every memory that more than one text sees, or that is kept for later texts."""
-    if continuing_reader(stack) is None:
-        return []
     groups: dict[int, list[int]] = {}
     for index, row in enumerate(rows):
         if row.seen:
@@ -154,7 +162,9 @@ def _shared_memories(stack: Stack, rows: Sequence[Row]) -> list[list[int]]:
     return [members for members in groups.values() if len(members) > 1 or rows[members[0]].live is not None]
 
 
-def _run_some(stack: Stack, rows: Sequence[Row], shared: list[list[int]], limits: Limits) -> dict[int, KeyValues]:
+def _run_some(
+    reader: SegmentReader, rows: Sequence[Row], shared: list[list[int]], limits: Limits, device: torch.device
+) -> dict[int, KeyValues]:
     """Run the first of the shared memories, several in one forward, and take them from the list.
 
     However many streams there are, what is run and held at a time takes at most :data:`KEPT_BYTES`, or is one memory.
@@ -164,7 +174,6 @@ def _run_some(stack: Stack, rows: Sequence[Row], shared: list[list[int]], limits
     Returns:
         What each of their rows continues, by its index.
     """
-    reader: PrefixReader = stack.transformer.reader  # type: ignore[assignment]
     room: float = math.inf if torch.is_grad_enabled() else KEPT_BYTES  # what gradients need stays held in any case
     if not reader.sees_beginnings:
         pasts: dict[int, KeyValues] = {}
@@ -172,7 +181,7 @@ def _run_some(stack: Stack, rows: Sequence[Row], shared: list[list[int]], limits
             members = shared.pop(0)
             live = rows[members[0]].live
             known = None if live is None else live.reading
-            found = _run_beginnings(reader, [rows[index] for index in members], stack.device)
+            found = _run_beginnings(reader, [rows[index] for index in members], device)
             room -= sum({id(past): past.nbytes for past in found if past is not known}.values())
             pasts.update(zip(members, found, strict=False))  # all of them or none
         return pasts
@@ -194,7 +203,7 @@ def _run_some(stack: Stack, rows: Sequence[Row], shared: list[list[int]], limits
         memories = [seen[place].memory[: seen[place].seen] for place in places]
         return reader.run_memories(memories, [held[place] for place in places])
 
-    done = limits.run([missing[place] for place in behind], run, stack.device)
+    done = limits.run([missing[place] for place in behind], run, device)
     for place, reached in zip(behind, done, strict=True):
         held[place] = reached
     for row, past in zip(seen, held, strict=True):
@@ -203,7 +212,7 @@ def _run_some(stack: Stack, rows: Sequence[Row], shared: list[list[int]], limits
     return {index: past for members, past in zip(every, held, strict=True) if past is not None for index in members}
 
 
-def _run_beginnings(reader: PrefixReader, rows: Sequence[Row], device: torch.device) -> list[KeyValues]:
+def _run_beginnings(reader: SegmentReader, rows: Sequence[Row], device: torch.device) -> list[KeyValues]:
     """Run one memory as far as each row sees it, where layers are recurrent: each beginning from the one before it.
 
     Returns:

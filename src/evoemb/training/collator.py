@@ -13,7 +13,6 @@ from torch import Tensor
 from evoemb._errors import InputError
 from evoemb.cuts import CutTexts
 from evoemb.model import EvoEmbedding
-from evoemb.modules.readers.prefix import PrefixReader
 from evoemb.modules.stateful_transformer import StatefulTransformer
 from evoemb.prompts import prompt_for
 from evoemb.streaming import whole
@@ -64,8 +63,7 @@ class StreamCollator:
         if self.timestamps is not None:
             _check_template(self.timestamps)
         self._transformer: StatefulTransformer = self.model[0]  # type: ignore[assignment]
-        reader = self._transformer.reader
-        can_answer = isinstance(reader, PrefixReader) and reader.causal
+        can_answer = self._transformer.reader.can_answer
         if self.answers and not can_answer:
             raise InputError(
                 "answers=True was given, but only a decoder with memory_reader='prefix' continues a text from its "

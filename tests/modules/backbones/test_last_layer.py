@@ -28,8 +28,8 @@ from evoemb.modules.adapters import (
 from evoemb.modules.backbones import last_layer
 from evoemb.modules.backbones.last_layer import states_at
 from evoemb.modules.backbones.lookup import has_recurrent_layers
+from evoemb.modules.readers.features import LAST_ONLY
 from evoemb.modules.readers.key_values import PastRows
-from evoemb.modules.stateful_transformer import LAST_ONLY
 from evoemb.stack import pools_last_token
 from laws import assert_same_embeddings, assert_same_states
 from tiny_models import make_model, tiny_backbone

@@ -13,7 +13,7 @@ bare backbone in any case.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from evoemb._errors import InputError, UnsupportedBackboneError
 from evoemb.modules.adapters import (
@@ -33,7 +34,19 @@ from evoemb.modules.adapters import (
     using,
 )
 from evoemb.modules.backbones.family import Heads, LayerFamily, LayerInputs
+from evoemb.modules.backbones.lookup import family_of
 from evoemb.modules.config import MemoryConfig
+from evoemb.modules.readers.base import MemoryReader
+from evoemb.modules.readers.features import (
+    BUCKETS,
+    CARRIED,
+    CARRIED_MASK,
+    LATENTS,
+    MEMORY,
+    MEMORY_MASK,
+    ROW_INDEX,
+    ROW_STREAM,
+)
 from evoemb.modules.readers.watching import MemoryAttention, Watch
 from evoemb.modules.readers.windows import Queue, Window, attend
 
@@ -75,16 +88,17 @@ class _Bucket:
         return [tuple(ids[:length].tolist()) for ids, length in zip(self.input_ids, lengths, strict=True)]
 
 
-class AttentionReader(nn.Module):
+class AttentionReader(MemoryReader):
     """Read the queue by attention in the top layers of one backbone; see the module's description.
 
     Args:
-        family: The backbone's layers.
+        backbone: One whose layers are known, see :func:`evoemb.modules.backbones.lookup.family_of`.
         config: ``reader`` must be ``"attention"``.
     """
 
-    def __init__(self, family: LayerFamily, config: MemoryConfig) -> None:
+    def __init__(self, backbone: PreTrainedModel, config: MemoryConfig) -> None:
         super().__init__()
+        family = family_of(backbone)
         self._family = [family]  # in a list: the backbone is registered elsewhere already
         self._watched: Watch | None = None
         self.config = config
@@ -98,6 +112,7 @@ class AttentionReader(nn.Module):
         self.first_layer = num_layers - self.num_memory_layers
         hidden_size = int(family.config.hidden_size)
         self.latent_size = self.num_memory_layers * hidden_size
+        self.projection = "none"
         window_turns = max(1, math.ceil(config.capacity_latents / config.num_latents))
         self.num_ages = 1 + math.ceil(math.log2(window_turns)) if window_turns > 1 else 1
         reference = next(family.backbone.parameters())
@@ -125,6 +140,15 @@ class AttentionReader(nn.Module):
         keys = [name for name in targets if name.rsplit(".", 1)[-1] in ("key", "value", "k_proj", "v_proj", "Wqkv")]
         add_adapter(family.backbone, MEMORY_ADAPTER, lora, targets, seed=_INIT_SEED)
         add_adapter(family.backbone, RETRIEVER_ADAPTER, lora, keys, seed=_INIT_SEED + 1)
+
+    def embed(self, features: Mapping[str, Any]) -> dict[str, Any]:
+        """Encode texts on a finished memory, or a block of turns, which also leaves new latents."""
+        texts = (features["input_ids"], features["attention_mask"])
+        if CARRIED not in features:
+            return {"token_embeddings": self.read(*texts, features[MEMORY], features[MEMORY_MASK])}
+        carried, turns = (features[CARRIED], features[CARRIED_MASK]), (features[ROW_STREAM], features[ROW_INDEX])
+        output = self.read_and_write(*texts, *carried, *turns, features.get(BUCKETS))
+        return {"token_embeddings": output.hidden, LATENTS: output.latents}
 
     def read(self, input_ids: Tensor, attention_mask: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
         """Encode texts that see a finished memory.

@@ -12,8 +12,8 @@ the same memory, or its beginning, share its keys and values, and an open segmen
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,9 @@ from evoemb.modules.adapters import (
 from evoemb.modules.backbones.last_layer import states_at
 from evoemb.modules.backbones.lookup import has_recurrent_layers, has_sliding_layers, is_causal
 from evoemb.modules.config import MemoryConfig
+from evoemb.modules.readers.base import MemoryReader, SegmentReader, SegmentRow, Written
+from evoemb.modules.readers.features import LAST_ONLY, MEMORY_MASK, PASTS, SEEN
+from evoemb.modules.readers.features import MEMORY as MEMORY_FEATURE
 from evoemb.modules.readers.key_values import KeyValues, PastRows, bytes_a_row, recurrence_can_continue
 from evoemb.modules.readers.prefix_rows import (
     MEMORY,
@@ -57,24 +60,6 @@ _GATE_TURNS = 32
 _GATE_SPEED = 100.0
 
 
-class SegmentRow(NamedTuple):
-    """One stream's part of a memory forward: projected memory ``(M, H)`` and token ids ``(T_j,)`` of the turns.
-
-    With a ``past``, memory and earlier turns have been run already and ``turns`` are those that continue them.
-    """
-
-    memory: Tensor
-    turns: Sequence[Tensor]
-    past: KeyValues | None = None
-
-
-class Written(NamedTuple):
-    """States at the memory queries ``(turns * K, H)``, oldest turn first, and what later turns continue, if wanted."""
-
-    states: Tensor
-    past: KeyValues | None
-
-
 class ReadOutput(NamedTuple):
     """Token states ``(N, T, H)`` of the texts and their mask ``(N, T)``; of last tokens alone, ``T`` is 1."""
 
@@ -82,7 +67,7 @@ class ReadOutput(NamedTuple):
     attention_mask: Tensor
 
 
-class PrefixReader(nn.Module):
+class PrefixReader(MemoryReader):
     """Read and write the memory through input tokens of one backbone; see the module's description.
 
     Args:
@@ -93,16 +78,19 @@ class PrefixReader(nn.Module):
             windows go without the bias.
     """
 
+    stateless_adapter = RETRIEVER_ADAPTER
+    has_input_rows = True
+
     def __init__(self, backbone: PreTrainedModel, config: MemoryConfig) -> None:
         super().__init__()
         self._backbone = [backbone]  # in a list: the backbone is registered elsewhere already
         self.config = config
-        self.causal = is_causal(backbone)
+        self.causal = self.joins_turns = self.can_answer = is_causal(backbone)
+        self.projection = "paper" if config.init == "paper" else "read"
         recurrent = has_recurrent_layers(backbone)
         # A sliding window would need another past in every layer.
         self._row_by_row = self.causal and not has_sliding_layers(backbone)
         self._row_by_row = self._row_by_row and (not recurrent or recurrence_can_continue())
-        #: Whether what was kept of rows also serves texts that see only the first of them.
         self.sees_beginnings = not recurrent
         self.absolute_positions = isinstance(_position_table(backbone), nn.Embedding)
         hidden_size = int(backbone.config.hidden_size)
@@ -135,6 +123,20 @@ class PrefixReader(nn.Module):
         targets = target_names(self.backbone)
         add_adapter(self.backbone, MEMORY_ADAPTER, lora, targets, seed=_INIT_SEED)
         add_adapter(self.backbone, RETRIEVER_ADAPTER, lora, targets, seed=_INIT_SEED + 1)
+
+    @property
+    def segments(self) -> SegmentReader:
+        """This reader: it writes turns in segments."""
+        return self
+
+    def embed(self, features: Mapping[str, Any]) -> dict[str, Any]:
+        """Encode texts on a finished memory, or behind one that has been run."""
+        texts, last_only = (features["input_ids"], features["attention_mask"]), bool(features.get(LAST_ONLY))
+        if PASTS in features:
+            read = self.read_after(*texts, features[PASTS], features[SEEN], last_only=last_only)
+        else:
+            read = self.read(*texts, features[MEMORY_FEATURE], features[MEMORY_MASK], last_only=last_only)
+        return {"token_embeddings": read.hidden, "attention_mask": read.attention_mask}
 
     def read(
         self,
@@ -265,31 +267,6 @@ class PrefixReader(nn.Module):
         if keep:
             kept = rows.kept([(len(places), int((places == MEMORY).sum())) for places in kinds])
         return [Written(*one) for one in zip(states, kept, strict=True)]
-
-    def continue_rows(self, rows: Sequence[tuple[Sequence[int], Tensor, int]]) -> list[Tensor]:
-        """Run the bare base model, no adapter and no gate, over ``[ first tokens | memory | rest ]``.
-
-        Args:
-            rows: Token ids ``(T,)``, projected memory ``(M, H)`` and the number of tokens in front of it, for each row.
-
-        Returns:
-            For each row the states ``(T + M, H)`` after the last layer, in the order of its inputs.
-        """
-        embed = self.backbone.get_input_embeddings()
-        parts: list[Tensor] = []
-        for ids, memory, insert in rows:
-            text = embed(torch.as_tensor(ids, device=memory.device))
-            parts.append(torch.cat((text[:insert], memory.to(text.dtype), text[insert:])))
-        real = pad_left([torch.ones(part.shape[0], dtype=torch.long, device=part.device) for part in parts])
-        with using(None):
-            output = self.backbone(
-                inputs_embeds=pad_left(parts),
-                attention_mask=real,
-                position_ids=(real.cumsum(-1) - 1).masked_fill(real == 0, 1),
-                use_cache=False,
-            )
-        hidden: Tensor = output.last_hidden_state
-        return [row[row.shape[0] - part.shape[0] :] for row, part in zip(hidden, parts, strict=True)]
 
     def _run(self, inputs_embeds: Tensor, kinds: Tensor, places: Tensor | None = None) -> Tensor:
         """Run the backbone on whole rows ``(N, L, H)`` whose kinds ``(N, L)`` are padding, memory, text or query.

@@ -1,4 +1,4 @@
-"""Streams through a prefix reader: segments written one after another, turns read against their own windows."""
+"""Streams through a reader of segments: these are written one by one, turns read against their own windows."""
 
 from __future__ import annotations
 
@@ -11,20 +11,12 @@ import torch
 from torch import Tensor
 
 from evoemb.modules.latent_memory_queue import LatentMemoryQueue
+from evoemb.modules.readers.base import SegmentReader, SegmentRow
 from evoemb.modules.readers.key_values import KeyValues
-from evoemb.modules.readers.prefix import PrefixReader, SegmentRow
 from evoemb.segments import Segment, SegmentPolicy
 from evoemb.state.live import LiveCache
 from evoemb.state.memory import StreamMemory
-from evoemb.streaming.rows import Limits, Row, Stack, TokenIds, embed_rows
-
-
-class Emitted(NamedTuple):
-    """The embedding ``(D,)`` of turn ``turn`` of stream ``stream``; None where no embedding was asked for."""
-
-    stream: int
-    turn: int
-    embedding: Tensor | None
+from evoemb.streaming.rows import Emitted, Limits, Row, Stack, TokenIds, embed_rows
 
 
 class _Waiting(NamedTuple):
@@ -36,6 +28,7 @@ class _Waiting(NamedTuple):
 
 def advance(
     stack: Stack,
+    reader: SegmentReader,
     memories: list[StreamMemory],
     streams: Sequence[Sequence[TokenIds]],
     limits: Limits,
@@ -46,6 +39,7 @@ def advance(
     """Read the next turns of several streams side by side, one segment of each stream a step.
 
     Args:
+        reader: The stack's.
         memories: One a stream; replaced in this list as segments are read, never changed themselves.
         streams: New turns of each stream, as token ids.
         embed: Whether turns are encoded too; each sees the memory before it.
@@ -67,7 +61,7 @@ def advance(
         active = [index for index, plan in enumerate(plans) if step < len(plan)]
         jobs = [_Job(memories[i], streams[i], texts[i], plans[i][step], policy) for i in active]
         lengths = [job.length(stack.queue) for job in jobs]
-        written = limits.run(lengths, partial(_write, stack, jobs), stack.device)
+        written = limits.run(lengths, partial(_write, stack, reader, jobs), stack.device)
         for index, job, one in zip(active, jobs, written, strict=True):
             memories[index], latents, live = _push(stack, job, one)
             if embed:
@@ -154,7 +148,7 @@ class _Job:
         """Count the rows of the segment's memory forward: queue, turns and queries."""
         return self.start(queue).shape[0] + sum(len(ids) + queue.num_latents for ids in (*self.earlier, *self.new))
 
-    def keeps_open(self, reader: PrefixReader, queue: LatentMemoryQueue) -> bool:
+    def keeps_open(self, reader: SegmentReader, queue: LatentMemoryQueue) -> bool:
         """Whether the next call is likely to continue this segment, the reader can, and what it needs has room.
 
         The room is asked for beforehand: recording the rows of a large backbone takes as much again as keeping them.
@@ -175,11 +169,10 @@ class _WrittenSegment(NamedTuple):
     past: KeyValues | None
 
 
-def _write(stack: Stack, every: Sequence[_Job], batch: Sequence[int]) -> list[_WrittenSegment]:
+def _write(stack: Stack, reader: SegmentReader, every: Sequence[_Job], batch: Sequence[int]) -> list[_WrittenSegment]:
     """Run one memory forward over a segment of each stream in a batch of jobs."""
     jobs = [every[position] for position in batch]
     queue = stack.queue
-    reader: PrefixReader = stack.transformer.reader  # type: ignore[assignment]
     rows = []
     for job in jobs:
         turns = job.new if job.past is not None else (*job.earlier, *job.new)

@@ -1,4 +1,4 @@
-"""Streams through an attention reader: blocks of turns, read and written in one pass."""
+"""Streams through a reader that writes as it reads: blocks of turns, in one pass."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from functools import partial
 
 import torch
 
-from evoemb.modules.stateful_transformer import BUCKETS, CARRIED, CARRIED_MASK, LATENTS, ROW_INDEX, ROW_STREAM
+from evoemb.modules.readers.features import BUCKETS, CARRIED, CARRIED_MASK, LATENTS, ROW_INDEX, ROW_STREAM
 from evoemb.state.memory import StreamMemory
-from evoemb.streaming.prefix import Emitted
-from evoemb.streaming.rows import Limits, Stack, TokenIds, pad_ids, stack_memories
+from evoemb.streaming.rows import Emitted, Limits, Stack, TokenIds, pad_ids, stack_memories
 
 # Batches a block holds. In a larger block turns find others of their length, and the carried latents are projected less
 # often.
@@ -25,7 +24,7 @@ def advance(
     *,
     embed: bool,
 ) -> Iterator[Emitted]:
-    """Read the next turns of several streams side by side; arguments and yields as for the prefix reader.
+    """Read the next turns of several streams side by side; arguments and yields as in ``by_segment.advance``.
 
     A block holds the next few turns of each stream, in buckets of like length within the limits. How turns fall into
     blocks and buckets changes no number: a layer's latents depend on the layers below only, so a block goes through a
