@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from conftest import make_model
 from evoemb import InputError
 from laws import assert_same_embeddings, bytes_of
+from tiny_models import make_model
 
 MESSAGES = [
     {"role": "user", "content": "my sister has a red key"},
