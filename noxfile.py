@@ -82,6 +82,6 @@ def build(session: nox.Session) -> None:
     session.chdir(empty)
     session.run(python, "-m", "pip", "install", "-q", "-c", str(constraints), str(wheel), external=True)
     session.run(python, "-c", "import evoemb; print(evoemb.__version__, evoemb.__all__)", external=True)
-    shipped = "from evoemb.saved_memory import default_memory; print(default_memory(None).base)"
+    shipped = "from evoemb.default_model.packaged import packaged_model; print(packaged_model(None).base)"
     session.run(python, "-c", shipped, external=True)
     session.run(str(bare / "evoemb"), "--help", external=True)

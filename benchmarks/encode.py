@@ -27,7 +27,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from evoemb import EvoEmbedding
-from evoemb.defaults import base_model
+from evoemb.default_model.base import base_model
 from evoemb.evaluation.streams import read_streams
 from evoemb.modules.stateful_transformer import MEMORY_CONFIG_FILE
 from evoemb.modules.tensor_files import Source

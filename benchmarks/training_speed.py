@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import torch
 
 from evoemb import EvoEmbedding
-from evoemb.defaults import base_model
+from evoemb.default_model.base import base_model
 from evoemb.losses import EvidenceContrastiveLoss
 from evoemb.training import StreamCollator, parse_row
 from training.state_tracking import NAMES, OBJECTS, tiny_model

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evoemb.defaults import BASE_MODEL, OFFLINE_PACKAGE, base_model
+from evoemb.default_model.base import BASE_MODEL, OFFLINE_PACKAGE, base_model
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))]

@@ -22,11 +22,11 @@ ROWS: dict[int, tuple[str, ...]] = {
     8: ("chat_model",),
     7: ("stream_encoder",),
     6: ("memory_model", "pairs"),
-    5: ("chat.*", "encoding", "model_card", "saved_memory", "token_states", "timeline", "upstream.*"),
+    5: ("chat.*", "default_model.packaged", "encoding", "model_card", "token_states", "timeline", "upstream.*"),
     4: ("cuts", "stack", "streaming.*"),
     3: ("modules.*",),
     2: ("data.*", "state.*"),
-    1: ("_files", "defaults", "prompts", "ranking.*", "segments"),
+    1: ("_files", "default_model", "default_model.base", "prompts", "ranking.*", "segments"),
     0: ("_errors", "_lazy", "_shapes"),
 }
 SENTENCE_TRANSFORMERS_FROM_ROW = 3  # rows below know torch at most

@@ -49,7 +49,7 @@ def test_the_package_says_that_it_is_typed():
 
 
 def test_the_default_model_is_in_the_package_and_small():
-    folder = Path(str(resources.files("evoemb").joinpath("default_model")))
+    folder = Path(str(resources.files("evoemb").joinpath("default_model", "weights")))
     files = {str(path.relative_to(folder).as_posix()): path.stat().st_size for path in folder.rglob("*.*")}
     assert {"README.md", "base.json", "memory_config.json", "memory.safetensors", "queue/config.json"} <= files.keys()
     assert {f"adapters/{name}/adapter_model.safetensors" for name in ("memory", "retriever")} <= files.keys()

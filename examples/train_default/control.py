@@ -20,7 +20,7 @@ from sentence_transformers.util import batch_to_device
 from torch import Tensor
 from train import Recipe, add_recipe_options, recipe_of, rows_of, without_dropout
 
-from evoemb.defaults import base_model
+from evoemb.default_model.base import base_model
 from evoemb.losses.infonce import evidence_infonce
 
 TARGETS = ("query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense")

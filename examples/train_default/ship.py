@@ -1,8 +1,8 @@
 """Put a trained memory into the package: ``python ship.py RUN/model``, from the folder that ``train.py`` wrote.
 
-Writes ``src/evoemb/default_model`` anew, all but its model card (README.md), in float16 if that moves no embedding by
-more than 1e-3 of cosine, else in float32; and the run's choices, log and loss curve to ``docs/default_model``. Run it
-again whenever there are better weights.
+Writes ``src/evoemb/default_model/weights`` anew, all but its model card (README.md), in float16 if that moves no
+embedding by more than 1e-3 of cosine, else in float32; and the run's choices, log and loss curve to
+``docs/default_model``. Run it again whenever there are better weights.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from evoemb import EvoEmbedding
-from evoemb.defaults import BASE_MODEL, BASE_SHA256, base_model
+from evoemb.default_model.base import BASE_MODEL, BASE_SHA256, base_model
+from evoemb.default_model.packaged import CARD_FILE, Base, PackagedModel, save_packaged
 from evoemb.modules.tensor_files import WEIGHTS_FILE
-from evoemb.saved_memory import CARD_FILE, Base, SavedMemory, save_memory
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGET = ROOT / "src" / "evoemb" / "default_model"
+TARGET = ROOT / "src" / "evoemb" / "default_model" / "weights"
 DOCS = ROOT / "docs" / "default_model"
 CONVERSATION = ROOT / "examples" / "data" / "sgd_dialogue.jsonl"
 MOST_BYTES = 10_000_000
@@ -78,7 +78,7 @@ def write(trained: Path, folder: Path, dtype: torch.dtype, version: str) -> None
     if not transformer.is_memory_trained:
         raise SystemExit(f"The memory of {trained} is untrained.")
     transformer.model.config._name_or_path = BASE_MODEL  # stands in the adapters' files, where a path says nothing
-    save_memory(model.to(dtype), folder, Base(BASE_MODEL, BASE_SHA256, version))
+    save_packaged(model.to(dtype), folder, Base(BASE_MODEL, BASE_SHA256, version))
     shutil.copy(TARGET / CARD_FILE, folder / CARD_FILE)
 
 
@@ -92,7 +92,7 @@ def refuse_another_base(trained: Path) -> None:
 def reloaded(folder: Path) -> EvoEmbedding:
     """Give the model as the package will load it."""
     base = SentenceTransformer(base_model(), device="cpu")
-    return EvoEmbedding(modules=SavedMemory(folder).put_on(list(base)), device="cpu")
+    return EvoEmbedding(modules=PackagedModel(folder).put_on(list(base)), device="cpu")
 
 
 def embeddings_of(model: EvoEmbedding) -> np.ndarray:

@@ -22,7 +22,7 @@ from rows import Row, make_rows
 from sentence_transformers import SentenceTransformer
 
 from evoemb import EvoEmbedding
-from evoemb.defaults import base_model
+from evoemb.default_model.base import base_model
 from evoemb.training import EvoEmbeddingTrainer, EvoEmbeddingTrainingArguments
 
 Model = TypeVar("Model", bound=SentenceTransformer)

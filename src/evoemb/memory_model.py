@@ -15,7 +15,8 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import nn
 
 from evoemb._errors import InputError, UnsupportedBackboneError
-from evoemb.defaults import BASE_MODEL, DEFAULT_MODEL, closest_name, installed_base, offline_folder
+from evoemb.default_model.base import BASE_MODEL, DEFAULT_MODEL, closest_name, installed_base, offline_folder
+from evoemb.default_model.packaged import PackagedModel, default_base, packaged_model
 from evoemb.model_card import EvoEmbeddingModelCardData, renamed
 from evoemb.modules.compiled import compile_feed_forward
 from evoemb.modules.config import MemoryConfig, ReaderName
@@ -24,7 +25,6 @@ from evoemb.modules.latent_memory_queue import LatentMemoryQueue
 from evoemb.modules.readers.features import LAST_ONLY
 from evoemb.modules.stateful_transformer import StatefulTransformer
 from evoemb.modules.tensor_files import Source
-from evoemb.saved_memory import SavedMemory, default_base, default_memory
 from evoemb.stack import check_stack, evolving_stack, own_module, pools_last_token, spec_of
 from evoemb.state import MemoryState
 from evoemb.state.handle import checked_state
@@ -62,12 +62,12 @@ class MemoryModel(SentenceTransformer):
         self._upstream_choices = {"device": kwargs.get("device"), **(upstream_kwargs or {})}
         self._source = None if model_name_or_path is None else str(model_name_or_path)
         self._revision: str | None = None
-        self._saved_memory: SavedMemory | None = None
+        self._packaged: PackagedModel | None = None
         if modules is not None and model_name_or_path is None:
             modules = evolving_stack(modules, self._memory_choices, None)
         else:
-            self._saved_memory = default_memory(model_name_or_path, kwargs.get("revision"))
-        base = default_base() if self._saved_memory else installed_base(self._source, kwargs.get("revision"))
+            self._packaged = packaged_model(model_name_or_path, kwargs.get("revision"))
+        base = default_base() if self._packaged else installed_base(self._source, kwargs.get("revision"))
         try:
             super().__init__(base, modules=modules, **kwargs)  # type: ignore[arg-type]
         except OSError as error:
@@ -197,7 +197,7 @@ class MemoryModel(SentenceTransformer):
             checked_state(state, self.state_spec)
 
     def _load_modules(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> Any:
-        if saved := self._saved_memory:
+        if saved := self._packaged:
             saved.check_base(Source.of_hub_kwargs(model_name_or_path, kwargs))
             modules, module_kwargs = super()._load_modules(model_name_or_path, *args, **kwargs)
             modules = saved.put_on(modules)

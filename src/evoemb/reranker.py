@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from evoemb._errors import InputError
 from evoemb.cuts import CutTexts
-from evoemb.defaults import DEFAULT_MODEL
+from evoemb.default_model.base import DEFAULT_MODEL
 from evoemb.encoding import converted, refuse_parallel, refuse_unknown, wants_progress_bar
 from evoemb.model import EvoEmbedding
 from evoemb.modules.config import ReaderName

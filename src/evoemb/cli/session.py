@@ -80,7 +80,7 @@ def load_model(args: argparse.Namespace) -> EvoEmbedding:
         InputError: The device is unknown or not there, or the name leads to something that is no model.
         OSError: The model is neither a folder nor reachable on the Hub.
     """
-    from evoemb.defaults import DEFAULT_MODEL
+    from evoemb.default_model.base import DEFAULT_MODEL
 
     _check_device(args.device)
     quieten(args)

@@ -15,7 +15,7 @@ import yaml
 from torch import nn
 
 from evoemb._errors import InputError
-from evoemb.defaults import base_model
+from evoemb.default_model.base import base_model
 from evoemb.losses import CachedStreamLoss, CombinedLoss, EvidenceContrastiveLoss, MemoryLanguageModelingLoss
 from evoemb.model import EvoEmbedding
 from evoemb.training.arguments import EvoEmbeddingTrainingArguments, paper_arguments

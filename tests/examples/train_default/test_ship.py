@@ -12,13 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evoemb import EvoEmbedding, defaults
+from evoemb import EvoEmbedding
+from evoemb.default_model.base import OFFLINE_PACKAGE, base_model
 
 _FOLDER = Path(__file__).parents[3] / "examples" / "train_default"
 
 if not _FOLDER.is_dir():
     pytest.skip("the examples are not part of this copy", allow_module_level=True)
-pytest.importorskip(defaults.OFFLINE_PACKAGE)
+pytest.importorskip(OFFLINE_PACKAGE)
 sys.path.insert(0, str(_FOLDER))
 
 from average import average  # noqa: E402
@@ -77,7 +78,7 @@ def test_the_average_has_the_mean_memory_and_the_same_base(trained, tmp_path):
 
 
 def test_models_of_different_shape_are_not_averaged(trained, tmp_path):
-    EvoEmbedding(defaults.base_model(), memory_reader="attention", num_latents=2).save_pretrained(str(tmp_path / "two"))
+    EvoEmbedding(base_model(), memory_reader="attention", num_latents=2).save_pretrained(str(tmp_path / "two"))
     with pytest.raises(SystemExit, match="not in all models, or not of one shape"):
         average([trained, tmp_path / "two"])
 

@@ -31,7 +31,7 @@ from objective import DefaultModelLoss  # noqa: E402
 from rows import make_rows  # noqa: E402
 
 from evoemb import EvoEmbedding  # noqa: E402
-from evoemb.defaults import base_model  # noqa: E402
+from evoemb.default_model.base import base_model  # noqa: E402
 from evoemb.evaluation.schema import parse_stream  # noqa: E402
 from evoemb.evaluation.streams import read_streams  # noqa: E402
 from evoemb.training import StreamCollator, parse_row  # noqa: E402

@@ -1,4 +1,4 @@
-"""A trained memory without its base model: the folder that ships with evoemb, and how it is put on the base again."""
+"""A trained model packaged without its base: the folder that ships with evoemb, and how it is put on the base again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sentence_transformers.base.modules import Transformer
 from torch import nn
 
 from evoemb._errors import CheckpointError, EvoembError, InputError
-from evoemb.defaults import BASE_MODEL, DEFAULT_MODEL, check_weights, offline_folder
+from evoemb.default_model.base import BASE_MODEL, DEFAULT_MODEL, check_weights, offline_folder
 from evoemb.modules.intact import read_object
 from evoemb.modules.latent_memory_queue import LatentMemoryQueue
 from evoemb.modules.stateful_transformer import StatefulTransformer, read_memory_config
@@ -57,7 +57,7 @@ class Base:
         return cls(**found)
 
 
-class SavedMemory:
+class PackagedModel:
     """A folder with everything of a trained model but its base.
 
     Args:
@@ -103,7 +103,7 @@ class SavedMemory:
         return [stateful, queue.to(next(stateful.model.parameters()).device), *rest]
 
 
-def save_memory(stack: Iterable[nn.Module], folder: Path, base: Base) -> None:
+def save_packaged(stack: Iterable[nn.Module], folder: Path, base: Base) -> None:
     """Write all of a model's stack but its base model; the model card is the caller's to write.
 
     Args:
@@ -123,8 +123,8 @@ def save_memory(stack: Iterable[nn.Module], folder: Path, base: Base) -> None:
     (folder / BASE_FILE).write_text(json.dumps(asdict(base), indent=2) + "\n", encoding="utf-8")
 
 
-def default_memory(name: str | os.PathLike[str] | None, revision: str | None = None) -> SavedMemory | None:
-    """Return the memory that ships with evoemb if ``name`` asks for it, else None.
+def packaged_model(name: str | os.PathLike[str] | None, revision: str | None = None) -> PackagedModel | None:
+    """Return the model that ships with evoemb if ``name`` asks for it, else None.
 
     Args:
         name: None and ``"evoemb-minilm"`` ask for it. A path object never does: it is a folder.
@@ -149,7 +149,7 @@ def default_memory(name: str | os.PathLike[str] | None, revision: str | None = N
         raise InputError(
             f"revision={revision!r} was given, but {DEFAULT_MODEL} comes with evoemb and has none. Leave it out."
         )
-    return SavedMemory(Path(str(resources.files("evoemb").joinpath("default_model"))))
+    return PackagedModel(Path(str(resources.files("evoemb.default_model").joinpath("weights"))))
 
 
 def default_base() -> str:

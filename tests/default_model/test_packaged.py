@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from evoemb import EvoEmbedding, defaults
+from evoemb import EvoEmbedding
 from evoemb._errors import EvoembError, InputError
-from evoemb.saved_memory import Base, SavedMemory, save_memory
+from evoemb.default_model import base as base_of_default
+from evoemb.default_model.packaged import Base, PackagedModel, save_packaged
 from laws import assert_same_embeddings
 
-pytest.importorskip(defaults.OFFLINE_PACKAGE)
+pytest.importorskip(base_of_default.OFFLINE_PACKAGE)
 
-SHIPPED = Path(defaults.__file__).parent / "default_model"
+SHIPPED = Path(base_of_default.__file__).parent / "weights"
 TURNS = ["I live in Oslo.", "The flat is on the third floor.", "Last week I moved to Porto.", "My sister plays cello."]
 QUESTION = "Where do I live now?"
 BEFORE, AFTER = 2, 3  # turns read when the question is asked, and the turns that come first then
@@ -33,7 +34,7 @@ def default() -> EvoEmbedding:
 
 @pytest.fixture(scope="module")
 def base() -> SentenceTransformer:
-    return SentenceTransformer(defaults.base_model(), device="cpu")
+    return SentenceTransformer(base_of_default.base_model(), device="cpu")
 
 
 def test_it_is_trained_and_knows_its_name_and_its_base(default, caplog):
@@ -95,30 +96,30 @@ def test_saved_it_is_an_ordinary_model_and_its_name_is_never_mistaken(default, t
 def test_other_weights_in_the_offline_package_are_refused(tmp_path, monkeypatch):
     (tmp_path / "model.safetensors").write_bytes(b"something else")
     package = SimpleNamespace(get_model_path=lambda: str(tmp_path))
-    monkeypatch.setitem(sys.modules, defaults.OFFLINE_PACKAGE, package)
+    monkeypatch.setitem(sys.modules, base_of_default.OFFLINE_PACKAGE, package)
     with pytest.raises(EvoembError, match=r"they are not those of .*MiniLM.* Install the extra again"):
         EvoEmbedding()
 
 
-def test_the_saved_memory_and_the_defaults_agree_on_the_base():
-    found = SavedMemory(SHIPPED).base
-    assert (found.base_model, found.sha256) == (defaults.BASE_MODEL, defaults.BASE_SHA256)
+def test_the_packaged_model_and_the_code_agree_on_the_base():
+    found = PackagedModel(SHIPPED).base
+    assert (found.base_model, found.sha256) == (base_of_default.BASE_MODEL, base_of_default.BASE_SHA256)
 
 
 def test_a_memory_that_is_saved_alone_gives_the_model_again(default, base, tmp_path):
-    save_memory(default, tmp_path, Base(defaults.BASE_MODEL, defaults.BASE_SHA256, "test"))
+    save_packaged(default, tmp_path, Base(base_of_default.BASE_MODEL, base_of_default.BASE_SHA256, "test"))
     (tmp_path / "README.md").write_text("card")
     assert json.loads((tmp_path / "base.json").read_text())["version"] == "test"
-    fresh = SentenceTransformer(defaults.base_model(), device="cpu")
-    again = EvoEmbedding(modules=SavedMemory(tmp_path).put_on(list(fresh)), device="cpu")
+    fresh = SentenceTransformer(base_of_default.base_model(), device="cpu")
+    again = EvoEmbedding(modules=PackagedModel(tmp_path).put_on(list(fresh)), device="cpu")
     assert np.array_equal(again.encode(TURNS, stateful=True), default.encode(TURNS, stateful=True))
 
 
 def test_only_a_stack_with_a_memory_can_be_saved_alone(base, tmp_path):
     with pytest.raises(InputError, match="The stack starts with Transformer and Pooling"):
-        save_memory(base, tmp_path, Base("", "", ""))
+        save_packaged(base, tmp_path, Base("", "", ""))
 
 
 def test_a_base_that_reads_no_text_is_refused(base):
     with pytest.raises(EvoembError, match="starts with Pooling, expected a Transformer"):
-        SavedMemory(SHIPPED).put_on(list(base)[1:])
+        PackagedModel(SHIPPED).put_on(list(base)[1:])
