@@ -17,7 +17,7 @@ ROWS: dict[int, tuple[str, ...]] = {
     13: ("integrations.*",),
     12: ("__init__",),
     11: ("training.*",),
-    10: ("evaluation.*", "losses.*", "released", "reranker"),
+    10: ("evaluation.*", "losses.*", "released", "reranker", "store.*"),
     9: ("model",),
     8: ("chat_model",),
     7: ("stream_encoder",),

@@ -9,6 +9,7 @@ from evoemb._errors import (
     InputError,
     InputTypeError,
     StateError,
+    StorageError,
     UnsupportedBackboneError,
 )
 from evoemb._lazy import lazy_names as _lazy_names
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from evoemb.released import load_upstream
     from evoemb.reranker import EvoReranker
     from evoemb.state import MemoryState
+    from evoemb.store import MemoryStore
 
 __all__ = [
     "CheckpointError",
@@ -27,7 +29,9 @@ __all__ = [
     "InputError",
     "InputTypeError",
     "MemoryState",
+    "MemoryStore",
     "StateError",
+    "StorageError",
     "UnsupportedBackboneError",
     "__version__",
     "load_upstream",
@@ -43,6 +47,7 @@ __getattr__ = _lazy_names(
         "released": ("load_upstream",),
         "reranker": ("EvoReranker",),
         "state": ("MemoryState",),
+        "store": ("MemoryStore",),
     },
 )
 

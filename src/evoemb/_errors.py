@@ -36,4 +36,4 @@ class CheckpointError(EvoembError, ValueError):
 
 
 class StorageError(EvoembError, OSError):
-    """A file cannot be written. What was there before is unchanged."""
+    """A file or database cannot be written, read or opened. What was there before is unchanged."""

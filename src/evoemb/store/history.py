@@ -1,0 +1,168 @@
+"""A stream at other moments: its state then, going back, another way from there, and what changed between two."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, Select, and_, delete, insert, literal, select, update
+
+from evoemb._errors import InputError, StateError
+from evoemb.state import MemoryState
+from evoemb.store import rows, schema
+from evoemb.store.core import Core
+from evoemb.store.moments import Moment, seq_at
+from evoemb.store.reading import state_of
+from evoemb.store.rows import StreamRow
+from evoemb.store.times import now
+from evoemb.store.types import Difference, StoredTurn
+
+
+def state_at(core: Core, name: str, as_of: Moment | None) -> MemoryState:
+    """Return the memory of a stream, as reading it only so far would have left it. No model is needed."""
+    with core.database.read() as connection:
+        stream = rows.known_stream(connection, core.tenant, name)
+        generation = rows.current_generation(connection)
+        if generation is None:
+            raise StateError("This store holds no turns yet. Add some first.")
+        seq = stream.head if as_of is None else seq_at(connection, stream, as_of)
+        check_repaired(stream, seq)
+        latents = rows.latent_rows(connection, generation, stream.id, seq)
+        count = rows.count_turns(connection, stream.id, seq)
+        unanswered = _unanswered(connection, stream, seq)
+    if unanswered is None:
+        return state_of(generation, latents, count)
+    return state_of(generation, latents, count, unanswered, state_of(generation, latents[:-1], count - 1))
+
+
+def turns_at(core: Core, name: str, as_of: Moment | None, after: int = 0) -> list[StoredTurn]:
+    """Return the turns of a stream, as they were at a moment."""
+    with core.database.read() as connection:
+        stream = rows.known_stream(connection, core.tenant, name)
+        seq = stream.head if as_of is None else seq_at(connection, stream, as_of)
+        return rows.turns_between(connection, stream.id, after, seq)
+
+
+def fork(core: Core, name: str, new: str, at: Moment | None) -> int:
+    """Copy a stream as it was at a moment under a new name, with turns, keys and snapshots; return how many turns."""
+    with core.database.write() as connection:
+        stream = rows.known_stream(connection, core.tenant, name)
+        if rows.find_stream(connection, core.tenant, new) is not None:
+            raise InputError(f"There is a stream {new!r} already. Fork under another name, or forget that one first.")
+        seq = stream.head if at is None else seq_at(connection, stream, at, "at")
+        check_repaired(stream, seq)
+        count = rows.count_turns(connection, stream.id, seq)
+        last = connection.scalar(_last_seq(stream.id, seq)) or 0
+        made = connection.execute(
+            insert(schema.stream).values(
+                tenant=core.tenant,
+                user=stream.user,
+                name=new,
+                version=1,
+                edition=0,
+                head=last,
+                next_seq=seq + 1,
+                num_turns=count,
+                zone=stream.zone,
+                created=now(),
+            )
+        )
+        target = int(made.inserted_primary_key[0])
+        for table in (schema.turn, schema.turn_key, schema.reading, schema.snapshot):
+            columns = [column for column in table.c if column.name != "stream"]
+            values = [literal(1) if column.name == "written" else column for column in columns]
+            taken = select(literal(target), *values).where(table.c.stream == stream.id, table.c.seq <= seq)
+            connection.execute(insert(table).from_select(["stream", *(column.name for column in columns)], taken))
+        # What a copied turn replaced in the old stream is replaced in the copy.
+        t = schema.turn.c
+        connection.execute(
+            update(schema.turn).where(t.stream == target, t.replaces_stream == stream.id).values(replaces_stream=target)
+        )
+    return count
+
+
+def rewind(core: Core, name: str, to: Moment) -> int:
+    """Take away all turns after a moment, for good; return how many."""
+    with core.locked(name), core.database.write() as connection:
+        stream = rows.known_stream(connection, core.tenant, name)
+        seq = seq_at(connection, stream, to, "to")
+        gone = take_away(connection, stream, seq + 1, stream.head)
+        p = schema.snapshot.c
+        connection.execute(delete(schema.snapshot).where(p.stream == stream.id, p.seq > seq))
+    if gone:
+        core.database.erase()
+    return gone
+
+
+def snapshot(core: Core, name: str, label: str) -> int:
+    """Give a stream's present moment a name; return the number of its last turn. A name that is there moves."""
+    with core.database.write() as connection:
+        stream = rows.known_stream(connection, core.tenant, name)
+        p = schema.snapshot.c
+        connection.execute(delete(schema.snapshot).where(p.stream == stream.id, p.name == label))
+        values = {"stream": stream.id, "name": label, "seq": stream.head, "created": now()}
+        connection.execute(insert(schema.snapshot).values(**values))
+    return stream.head
+
+
+def difference(core: Core, name: str, first: Moment, second: Moment) -> Difference:
+    """Return the turns that stand between two moments."""
+    with core.database.read() as connection:
+        stream = rows.known_stream(connection, core.tenant, name)
+        start, end = seq_at(connection, stream, first, "first"), seq_at(connection, stream, second, "second")
+        return Difference(
+            rows.turns_between(connection, stream.id, start, end), rows.turns_between(connection, stream.id, end, start)
+        )
+
+
+def take_away(connection: Connection, stream: StreamRow, first: int, last: int) -> int:
+    """Delete the turns ``first`` to ``last`` of a stream with all that was kept of them; return how many there were."""
+    t, k, r = schema.turn.c, schema.turn_key.c, schema.reading.c
+    count = connection.execute(delete(schema.turn).where(t.stream == stream.id, t.seq.between(first, last))).rowcount
+    if not count:
+        return 0
+    connection.execute(delete(schema.turn_key).where(k.stream == stream.id, k.seq.between(first, last)))
+    connection.execute(delete(schema.reading).where(r.stream == stream.id, r.seq.between(first, last)))
+    connection.execute(
+        update(schema.turn)
+        .where(and_(t.replaces_stream == stream.id, t.replaces_seq.between(first, last)))
+        .values(replaces_stream=None, replaces_seq=None)
+    )
+    head = connection.scalar(_last_seq(stream.id, stream.head)) or 0
+    s = schema.stream.c
+    connection.execute(
+        update(schema.stream)
+        .where(s.id == stream.id)
+        .values(
+            version=s.version + 1,
+            edition=s.edition + 1,
+            head=head,
+            num_turns=s.num_turns - count,
+            zone=stream.zone if head else "",
+        )
+    )
+    return int(count)
+
+
+def check_repaired(stream: StreamRow, seq: int) -> None:
+    """Refuse to build on turns that still show traces of a forgotten one.
+
+    Raises:
+        StateError: The stream waits for its repair.
+    """
+    if stream.stale_from is not None and seq >= stream.stale_from:
+        raise StateError(
+            f"The turns of {stream.name!r} from {stream.stale_from} on were read with a turn that is forgotten now, "
+            "and wait to be read again. Call repair() of the stream first."
+        )
+
+
+def _unanswered(connection: Connection, stream: StreamRow, seq: int) -> str | None:
+    """Return what the last turn up to ``seq`` says while its answer may come; None if it waits for none."""
+    t = schema.turn.c
+    said: str | None = connection.scalar(
+        select(t.said).where(t.stream == stream.id, t.seq <= seq).order_by(t.seq.desc()).limit(1)
+    )
+    return said
+
+
+def _last_seq(stream: int, seq: int) -> Select[tuple[int]]:
+    t = schema.turn.c
+    return select(t.seq).where(t.stream == stream, t.seq <= seq).order_by(t.seq.desc()).limit(1)

@@ -1,0 +1,146 @@
+"""A durable memory: the streams of many users in one database."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Engine
+
+from evoemb._errors import InputError
+from evoemb.store import rows, search, writing
+from evoemb.store.core import Core
+from evoemb.store.database import Database
+from evoemb.store.handle import StreamHandle
+from evoemb.store.incoming import checked_name
+from evoemb.store.reading import PRECISIONS, Precision
+from evoemb.store.search import Filters, Query
+from evoemb.store.threads import in_thread
+from evoemb.store.times import Time, instant_of
+from evoemb.store.types import StoredHit
+
+if TYPE_CHECKING:
+    from evoemb.model import EvoEmbedding
+
+_CACHE_BYTES = 2**28
+
+
+class MemoryStore:
+    """Streams that outlive the process: every turn's text, vector, latents and time are kept in one commit.
+
+    Args:
+        target: A file's path (SQLite; made if it is missing, for its owner alone), a URL such as
+            ``"postgresql://host/name"``, or an engine of SQLAlchemy.
+        model: What reads; None for the model that ships with evoemb, loaded when it is first needed.
+        tenant: Whose streams are seen; others do not exist for this store.
+        precision: How a new store keeps vectors and latents: ``"float16"`` or ``"float32"``. A store that holds turns
+            keeps its own.
+        read_only: Refuse every write.
+        cache_bytes: What is held in memory at most, for vectors and for memories each.
+
+    Raises:
+        StateError: The turns were read by another model than the one given.
+        StorageError: The file is no store, was made by a newer evoemb, or cannot be opened.
+    """
+
+    def __init__(
+        self,
+        target: str | os.PathLike[str] | Engine,
+        model: EvoEmbedding | None = None,
+        *,
+        tenant: str | None = None,
+        precision: Precision | None = None,
+        read_only: bool = False,
+        cache_bytes: int = _CACHE_BYTES,
+    ) -> None:
+        if precision is not None and precision not in PRECISIONS:
+            raise InputError(f"precision={precision!r} was given. Use one of: {', '.join(PRECISIONS)}.")
+        bound = "" if tenant is None else checked_name(tenant, "tenant")
+        self._core = Core(Database(target, read_only=read_only), model, bound, precision, cache_bytes)
+        if model is not None:
+            try:
+                with self._core.database.read() as connection:
+                    self._core.generation(connection)
+            except BaseException:
+                self.close()
+                raise
+
+    def __enter__(self) -> MemoryStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"MemoryStore({self._core.database.name!r})"
+
+    def close(self) -> None:
+        """Let go of the database. Everything added is on disk already; closing twice is harmless."""
+        self._core.database.close()
+        self._core.states.clear()
+        self._core.vectors.clear()
+
+    def stream(self, name: str, *, user: str | None = None) -> StreamHandle:
+        """Return a handle on a stream. Nothing is written before the first ``add``.
+
+        Args:
+            name: Of the stream, one in the whole store.
+            user: Whose it is.
+
+        Raises:
+            InputError: The stream belongs to another user.
+        """
+        checked_name(name, "The stream's name")
+        owner = "" if user is None else checked_name(user, "user")
+        if owner:
+            with self._core.database.read() as connection:
+                found = rows.find_stream(connection, self._core.tenant, name)
+            if found is not None:
+                writing.check_user(found, owner)
+        return StreamHandle(self._core, name, owner)
+
+    def streams(self, *, user: str | None = None) -> list[str]:
+        """Return the names of the streams of a user, or of all, in the order in which they were made."""
+        with self._core.database.read() as connection:
+            return [stream.name for stream in rows.streams_of(connection, self._core.tenant, user)]
+
+    def search(
+        self,
+        query: str,
+        *,
+        user: str | None = None,
+        top_k: int | None = 10,
+        as_of: Time | None = None,
+        where: Mapping[str, Any] | None = None,
+        after: Time | None = None,
+        before: Time | None = None,
+        speaker: str | None = None,
+        current_only: bool = False,
+    ) -> list[StoredHit]:
+        """Rank the turns of all streams of a user for a question. Nothing is written.
+
+        The question is read without a memory, so that its cosine means the same in every stream.
+
+        Args:
+            user: Whose streams; None for all.
+            as_of: Only what had been said at this time.
+            top_k: And the other arguments: as for ``StreamHandle.search``.
+
+        Raises:
+            InputError: The user has no stream, or a filter cannot be read.
+            StateError: The store was written by another model, or is closed.
+        """
+        if as_of is not None:
+            instant_of(as_of, "as_of")
+            if isinstance(as_of, int | float):
+                raise InputError(
+                    f"as_of={as_of} was given, but turns are numbered in each stream by itself. Pass a time, or search "
+                    "one stream: store.stream(name).search(...)."
+                )
+        filters = Filters.of(where, after, before, speaker)
+        asked = Query.of(query, top_k, filters, as_of, current_only=current_only)
+        return search.search_user(self._core, None if user is None else checked_name(user, "user"), asked)
+
+    astreams = in_thread(streams)
+    asearch = in_thread(search)

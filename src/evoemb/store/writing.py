@@ -1,0 +1,249 @@
+"""Adding turns: read outside of the transaction, then kept all together if the stream has not moved meanwhile."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from evoemb._errors import InputError, StateError
+from evoemb.state import MemoryState
+from evoemb.store import rows, schema
+from evoemb.store.core import Core
+from evoemb.store.incoming import NewTurn, Piece, turns_of
+from evoemb.store.reading import Generation, ReadTurn, read_turns_on
+from evoemb.store.rows import StreamRow
+from evoemb.store.times import now, same_zone
+
+_TRIES = 200
+
+
+class Request(NamedTuple):
+    """What is to be added to a stream.
+
+    Args:
+        replaces: Stream and number of the turn whose place the new one takes.
+        head: The number of the last turn that the caller knows; None to add behind whatever there is.
+    """
+
+    name: str
+    user: str
+    pieces: Sequence[Piece]
+    replaces: tuple[str, int] | None = None
+    head: int | None = None
+
+
+class _Plan(NamedTuple):
+    """What a request adds to a stream as it is.
+
+    Args:
+        first: The number of the first turn.
+        is_continued: Whether that turn is the stream's last one, which is read again with what continues it.
+        seqs: The turn of each piece; None where it is one of ``turns``, in order.
+    """
+
+    stream: StreamRow | None
+    generation: Generation
+    state: MemoryState
+    turns: list[NewTurn]
+    first: int
+    is_continued: bool
+    zone: str
+    replaces: tuple[int, int] | None
+    known: list[int]
+
+
+def add(core: Core, request: Request) -> list[int]:
+    """Add turns to a stream and return their numbers; of turns whose key is known, the number they have.
+
+    Raises:
+        StateError: The stream's head is not the one the caller knows.
+    """
+    with core.locked(request.name):
+        for attempt in range(_TRIES):
+            with core.database.read() as connection:
+                plan = _plan(core, connection, request)
+            if not plan.turns:
+                return plan.known
+            state = plan.state[0:1]
+            read = read_turns_on(core.model, plan.generation, state, [turn.text for turn in plan.turns])
+            kept = _keep(core, request, plan, read)
+            if kept is not None:
+                core.states.put((kept.generation.id, kept.stream.id, kept.stream.version), state)
+                return sorted({*plan.known, *(plan.first + place for place in range(len(plan.turns)))})
+            time.sleep(random.random() * 0.002 * min(attempt + 1, 50))  # others shall not wait in step
+    raise StateError(
+        f"The stream {request.name!r} was changed by others {_TRIES} times while these turns were read, so they were "
+        "not added. Call again, or let one process write to a stream."
+    )
+
+
+def check_user(stream: StreamRow, user: str | None) -> None:
+    """Refuse a stream that belongs to somebody else.
+
+    Raises:
+        InputError: It does.
+    """
+    if user is not None and stream.user != user:
+        raise InputError(
+            f"The stream {stream.name!r} belongs to another user than {user!r}. Give every stream a name of its own."
+        )
+
+
+def moved(connection: Connection, stream: StreamRow, generation: Generation, **values: object) -> bool:
+    """Set a stream's values if it is still as it was read, and say whether it was: compare and set."""
+    s = schema.stream.c
+    chosen = connection.scalar(select(schema.meta.c.value).where(schema.meta.c.name == "generation"))
+    if chosen != str(generation.id):
+        return False
+    same = update(schema.stream).where(s.id == stream.id, s.version == stream.version)
+    return connection.execute(same.values(version=stream.version + 1, **values)).rowcount == 1
+
+
+def _plan(core: Core, connection: Connection, request: Request) -> _Plan:
+    stream = rows.find_stream(connection, core.tenant, request.name)
+    generation = core.generation(connection)
+    if stream is not None:
+        check_user(stream, request.user or None)
+    if request.head is not None and request.head != (stream.head if stream else 0):
+        raise StateError(
+            f"The stream {request.name!r} stands at turn {stream.head if stream else 0}, not at {request.head}: "
+            "somebody else has added or forgotten turns. Look at it again before you add."
+        )
+    known = {} if stream is None else rows.seqs_of_keys(connection, stream.id, _keys(request.pieces))
+    pieces = [piece for piece in request.pieces if piece.key is None or piece.key not in known]
+    turns = turns_of(pieces) if pieces else []
+    first, is_continued, base = (1, False, 0) if stream is None else (stream.next_seq, False, stream.head)
+    if stream is not None and turns and turns[0].continues:
+        before = _unanswered(connection, stream)
+        if before is not None:
+            turns[0] = _joined(before, turns[0])
+            first, is_continued, base = stream.head, True, stream.head - 1
+    zone = stream.zone if stream else ""
+    for turn in turns:
+        zone = zone if turn.time is None else same_zone(zone, turn.time, "time")
+    replaces = None
+    if request.replaces is not None and turns:
+        if len(turns) != 1:
+            raise InputError(
+                f"{len(turns)} turns were given with replaces. One turn takes the place of one: add it alone."
+            )
+        replaces = _place_of(connection, core, request.replaces)
+    if stream is None:
+        state = MemoryState.of_turns(generation.spec, [], num_turns=0)
+    else:
+        state = core.state(connection, generation, stream, base)
+    return _Plan(stream, generation, state, turns, first, is_continued, zone, replaces, sorted(set(known.values())))
+
+
+def _keep(core: Core, request: Request, plan: _Plan, read: Sequence[ReadTurn]) -> _Kept | None:
+    """Write what was read, if the stream is still as it was; None if it is not."""
+    last = plan.first + len(plan.turns) - 1
+    numbers = range(plan.first, last + 1)
+    with core.database.write() as connection:
+        generation = plan.generation
+        if not generation.id:
+            if rows.current_generation(connection) is not None:
+                return None  # another one has just written the first turn
+            generation = rows.add_generation(connection, generation)
+            connection.execute(insert(schema.meta).values(name="generation", value=str(generation.id)))
+        stream = plan.stream
+        if stream is None:
+            stream = _new_stream(connection, core.tenant, request)
+        if stream is None:
+            return None
+        count = stream.num_turns + len(plan.turns) - plan.is_continued
+        if not moved(
+            connection,
+            stream,
+            generation,
+            head=last,
+            next_seq=max(stream.next_seq, last + 1),
+            num_turns=count,
+            zone=plan.zone,
+        ):
+            return None
+        replaces = plan.replaces
+        if plan.is_continued:
+            replaces = _take_out(connection, stream.id, plan.first) or replaces
+        rows.add_turns(connection, stream.id, list(zip(numbers, plan.turns, strict=True)), replaces)
+        version = stream.version + 1
+        rows.add_readings(connection, generation.id, stream.id, version, list(zip(numbers, read, strict=True)))
+        return _Kept(generation, stream._replace(version=version, head=last))
+
+
+class _Kept(NamedTuple):
+    generation: Generation
+    stream: StreamRow
+
+
+def _new_stream(connection: Connection, tenant: str, request: Request) -> StreamRow | None:
+    """Make a stream; None if another one has just made it."""
+    values = {"version": 0, "edition": 0, "head": 0, "next_seq": 1, "num_turns": 0, "zone": "", "created": now()}
+    try:
+        with connection.begin_nested():
+            connection.execute(
+                insert(schema.stream).values(tenant=tenant, user=request.user, name=request.name, **values)
+            )
+    except IntegrityError:
+        return None
+    return rows.find_stream(connection, tenant, request.name)
+
+
+def _take_out(connection: Connection, stream: int, seq: int) -> tuple[int, int] | None:
+    """Take out a turn that is written again as a whole; return what it replaces."""
+    t, r = schema.turn.c, schema.reading.c
+    old = connection.execute(select(t.replaces_stream, t.replaces_seq).where(t.stream == stream, t.seq == seq)).one()
+    connection.execute(delete(schema.turn).where(t.stream == stream, t.seq == seq))
+    connection.execute(delete(schema.reading).where(r.stream == stream, r.seq == seq))
+    return None if old.replaces_stream is None else (old.replaces_stream, old.replaces_seq)
+
+
+class _Before(NamedTuple):
+    said: str
+    turn: NewTurn
+
+
+def _unanswered(connection: Connection, stream: StreamRow) -> _Before | None:
+    """Return the stream's last turn, if its answer may still come."""
+    found = rows.stored_turns(connection, [(stream.id, stream.head)])
+    t = schema.turn.c
+    row = connection.execute(select(t.said, t.time).where(t.stream == stream.id, t.seq == stream.head)).first()
+    if row is None or row.said is None:
+        return None
+    turn = found[stream.id, stream.head]
+    time_given = None if row.time is None else rows.instant(row.time, stream.zone)
+    return _Before(
+        row.said,
+        NewTurn(turn.text, role=turn.role, speaker=turn.speaker, time=time_given, metadata=turn.metadata),
+    )
+
+
+def _joined(before: _Before, new: NewTurn) -> NewTurn:
+    """Return the turn that an unanswered one makes with what continues it."""
+    lines = "\n".join(one for one in (before.said, new.lines) if one)
+    return NewTurn(
+        lines or new.text,
+        said=None if new.said is None else lines,
+        role=before.turn.role,
+        speaker=before.turn.speaker,
+        time=before.turn.time if before.turn.time is not None else new.time,
+        metadata={**before.turn.metadata, **new.metadata},
+        keys=new.keys,
+    )
+
+
+def _place_of(connection: Connection, core: Core, place: tuple[str, int]) -> tuple[int, int]:
+    name, seq = place
+    stream = rows.known_stream(connection, core.tenant, name)
+    if not rows.stored_turns(connection, [(stream.id, seq)]):
+        raise InputError(f"replaces=({name!r}, {seq}) names a turn that is not there. Pass the number of one that is.")
+    return stream.id, seq
+
+
+def _keys(pieces: Sequence[Piece]) -> list[str]:
+    return [piece.key for piece in pieces if piece.key is not None]
