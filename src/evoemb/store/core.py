@@ -53,6 +53,11 @@ class Kept(Generic[T]):
             while total > self._limit:
                 total -= self._values.popitem(last=False)[1][1]
 
+    def drop(self, key: Any) -> None:
+        """Let go of one."""
+        with self._lock:
+            self._values.pop(key, None)
+
     def clear(self) -> None:
         """Let go of all."""
         with self._lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from evoemb._errors import InputError, InputTypeError, StateError, StorageError
 from evoemb.store.migrations import migrate, version_of
 
 _BUSY_SECONDS = 60.0
+_ERASE_TRIES = 10
 _SQLITE_START = b"SQLite format 3\0"
 _WRITES = "evoemb_writes"
 
@@ -35,6 +37,7 @@ class Database:
         self._closed = False
         self._owns_engine = not isinstance(target, Engine)
         self._file: Path | None = None
+        engine: Engine
         if isinstance(target, Engine):
             self.name, engine = target.url.render_as_string(hide_password=True), target.execution_options()
             if engine.dialect.name == "sqlite":
@@ -69,16 +72,22 @@ class Database:
             yield connection
 
     def erase(self) -> bool:
-        """Let the file forget what was deleted from its tables; return whether it could at once."""
+        """Let the file forget what was deleted from its tables; return whether it could, or readers were at work."""
         if not self.is_sqlite:
             return True
-        with self._translated(), self.engine.connect() as connection:
-            raw = connection.connection.cursor()  # outside of a transaction
-            try:
-                busy, *_ = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            finally:
-                raw.close()
-        return not busy
+        for attempt in range(_ERASE_TRIES):
+            with self._translated(), self.engine.connect() as connection:
+                raw = connection.connection.cursor()  # outside of a transaction
+                try:
+                    raw.execute("PRAGMA busy_timeout=100")
+                    busy, *_ = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                finally:
+                    raw.execute(f"PRAGMA busy_timeout={int(_BUSY_SECONDS * 1000)}")
+                    raw.close()
+            if not busy:
+                return True
+            time.sleep(0.01 * (attempt + 1))
+        return False
 
     def close(self) -> None:
         """Let go of the connections."""

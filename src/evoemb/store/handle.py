@@ -8,14 +8,15 @@ from typing import Any
 from evoemb._errors import InputTypeError
 from evoemb.data.turns import Message, Stream
 from evoemb.state import MemoryState
-from evoemb.store import history, search, writing
+from evoemb.store import forgetting, history, search, writing
 from evoemb.store.core import Core
+from evoemb.store.forgetting import Repair
 from evoemb.store.incoming import checked_name, pieces_of
 from evoemb.store.moments import Moment
 from evoemb.store.search import Filters, Query
 from evoemb.store.threads import in_thread
 from evoemb.store.times import Time
-from evoemb.store.types import Difference, StoredHit, StoredTurn
+from evoemb.store.types import Difference, Forgotten, StoredHit, StoredTurn
 
 
 class StreamHandle:
@@ -117,6 +118,26 @@ class StreamHandle:
         """
         return history.state_at(self._core, self.name, as_of)
 
+    def forget(self, turns: int | Sequence[int], *, repair: Repair = "now") -> Forgotten:
+        """Forget turns as if they had never been read: text, vector, latents, and their trace in later turns.
+
+        Args:
+            turns: The number of a turn, or a list or range of numbers. Those that are gone already count nothing.
+            repair: ``"now"`` reads all later turns again before anything is deleted. ``"later"`` deletes at once and
+                marks the later turns; :meth:`repair`, or the next :meth:`add`, reads them again.
+
+        Returns:
+            How many turns were forgotten. To forget a whole stream, use ``MemoryStore.forget``.
+
+        Raises:
+            InputError: There is no such stream, or it never had such a turn.
+        """
+        return forgetting.forget_turns(self._core, self.name, forgetting.checked_turns(turns), repair)
+
+    def repair(self) -> int:
+        """Read the turns again that ``forget(..., repair="later")`` marked; return how many."""
+        return forgetting.repair_stream(self._core, self.name)
+
     def rewind(self, *, to: Moment) -> int:
         """Take away every turn after a moment, for good, and the snapshots behind it.
 
@@ -161,6 +182,8 @@ class StreamHandle:
     asearch = in_thread(search)
     aturns = in_thread(turns)
     astate = in_thread(state)
+    aforget = in_thread(forget)
+    arepair = in_thread(repair)
     arewind = in_thread(rewind)
     afork = in_thread(fork)
     asnapshot = in_thread(snapshot)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, Select, and_, delete, insert, literal, select, update
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, Select, delete, insert, literal, select, update
 
 from evoemb._errors import InputError, StateError
 from evoemb.state import MemoryState
@@ -23,7 +25,7 @@ def state_at(core: Core, name: str, as_of: Moment | None) -> MemoryState:
         if generation is None:
             raise StateError("This store holds no turns yet. Add some first.")
         seq = stream.head if as_of is None else seq_at(connection, stream, as_of)
-        check_repaired(stream, seq)
+        _check_repaired(stream, seq)
         latents = rows.latent_rows(connection, generation, stream.id, seq)
         count = rows.count_turns(connection, stream.id, seq)
         unanswered = _unanswered(connection, stream, seq)
@@ -47,7 +49,7 @@ def fork(core: Core, name: str, new: str, at: Moment | None) -> int:
         if rows.find_stream(connection, core.tenant, new) is not None:
             raise InputError(f"There is a stream {new!r} already. Fork under another name, or forget that one first.")
         seq = stream.head if at is None else seq_at(connection, stream, at, "at")
-        check_repaired(stream, seq)
+        stale = stream.stale_from if stream.stale_from is not None and stream.stale_from <= seq else None
         count = rows.count_turns(connection, stream.id, seq)
         last = connection.scalar(_last_seq(stream.id, seq)) or 0
         made = connection.execute(
@@ -61,10 +63,11 @@ def fork(core: Core, name: str, new: str, at: Moment | None) -> int:
                 next_seq=seq + 1,
                 num_turns=count,
                 zone=stream.zone,
+                stale_from=stale,
                 created=now(),
             )
         )
-        target = int(made.inserted_primary_key[0])
+        target = int((made.inserted_primary_key or [0])[0])
         for table in (schema.turn, schema.turn_key, schema.reading, schema.snapshot):
             columns = [column for column in table.c if column.name != "stream"]
             values = [literal(1) if column.name == "written" else column for column in columns]
@@ -83,12 +86,17 @@ def rewind(core: Core, name: str, to: Moment) -> int:
     with core.locked(name), core.database.write() as connection:
         stream = rows.known_stream(connection, core.tenant, name)
         seq = seq_at(connection, stream, to, "to")
-        gone = take_away(connection, stream, seq + 1, stream.head)
-        p = schema.snapshot.c
-        connection.execute(delete(schema.snapshot).where(p.stream == stream.id, p.seq > seq))
+        gone = [one for one, _ in rows.texts_from(connection, stream.id, seq + 1)]
+        if gone:
+            s, p = schema.stream.c, schema.snapshot.c
+            stale = stream.stale_from if stream.stale_from is not None and stream.stale_from <= seq else None
+            values = {"version": stream.version + 1, "edition": stream.edition + 1, "stale_from": stale}
+            connection.execute(update(schema.stream).where(s.id == stream.id).values(**values))
+            take_away(connection, stream, gone)
+            connection.execute(delete(schema.snapshot).where(p.stream == stream.id, p.seq > seq))
     if gone:
         core.database.erase()
-    return gone
+    return len(gone)
 
 
 def snapshot(core: Core, name: str, label: str) -> int:
@@ -112,36 +120,27 @@ def difference(core: Core, name: str, first: Moment, second: Moment) -> Differen
         )
 
 
-def take_away(connection: Connection, stream: StreamRow, first: int, last: int) -> int:
-    """Delete the turns ``first`` to ``last`` of a stream with all that was kept of them; return how many there were."""
-    t, k, r = schema.turn.c, schema.turn_key.c, schema.reading.c
-    count = connection.execute(delete(schema.turn).where(t.stream == stream.id, t.seq.between(first, last))).rowcount
-    if not count:
-        return 0
-    connection.execute(delete(schema.turn_key).where(k.stream == stream.id, k.seq.between(first, last)))
-    connection.execute(delete(schema.reading).where(r.stream == stream.id, r.seq.between(first, last)))
-    connection.execute(
-        update(schema.turn)
-        .where(and_(t.replaces_stream == stream.id, t.replaces_seq.between(first, last)))
-        .values(replaces_stream=None, replaces_seq=None)
-    )
+def take_away(connection: Connection, stream: StreamRow, seqs: Sequence[int]) -> None:
+    """Delete turns of a stream with all that was kept of them, and set what the stream's row says of its turns."""
+    t, k, r, s = schema.turn.c, schema.turn_key.c, schema.reading.c, schema.stream.c
+    for part in rows.parts(seqs):
+        connection.execute(delete(schema.turn).where(t.stream == stream.id, t.seq.in_(part)))
+        connection.execute(delete(schema.turn_key).where(k.stream == stream.id, k.seq.in_(part)))
+        connection.execute(delete(schema.reading).where(r.stream == stream.id, r.seq.in_(part)))
+        connection.execute(
+            update(schema.turn)
+            .where(t.replaces_stream == stream.id, t.replaces_seq.in_(part))
+            .values(replaces_stream=None, replaces_seq=None)
+        )
     head = connection.scalar(_last_seq(stream.id, stream.head)) or 0
-    s = schema.stream.c
     connection.execute(
         update(schema.stream)
         .where(s.id == stream.id)
-        .values(
-            version=s.version + 1,
-            edition=s.edition + 1,
-            head=head,
-            num_turns=s.num_turns - count,
-            zone=stream.zone if head else "",
-        )
+        .values(head=head, num_turns=stream.num_turns - len(seqs), zone=stream.zone if head else "")
     )
-    return int(count)
 
 
-def check_repaired(stream: StreamRow, seq: int) -> None:
+def _check_repaired(stream: StreamRow, seq: int) -> None:
     """Refuse to build on turns that still show traces of a forgotten one.
 
     Raises:

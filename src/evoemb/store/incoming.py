@@ -67,7 +67,7 @@ def pieces_of(
         InputTypeError: It is of another kind.
     """
     alone = isinstance(turns, str) or is_message(turns)
-    items = [turns] if alone else items_of_stream(turns)
+    items: list[Any] = [turns] if alone else items_of_stream(turns)
     if not items:
         raise InputError("There is nothing to add: the stream is empty. Pass at least one turn.")
     about = checked_metadata(metadata)
@@ -134,7 +134,8 @@ def checked_metadata(value: Mapping[str, Any] | None) -> dict[str, Any]:
     """
     if value is None:
         return {}
-    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+    given: object = value  # whatever its type says
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
         raise InputTypeError(f"metadata is {value!r:.60}, expected a dict with texts as keys.")
     try:
         found: dict[str, Any] = json.loads(json.dumps(dict(value), allow_nan=False))

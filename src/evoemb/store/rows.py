@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, and_, func, insert, select
 
@@ -15,6 +15,7 @@ from evoemb.store.reading import Generation, LatentRow, ReadTurn, spec_of_text, 
 from evoemb.store.times import Instant, datetime_of, now
 from evoemb.store.types import StoredTurn, TurnId
 
+T = TypeVar("T")
 _MANY = 500  # values in one statement: every database takes as many
 
 
@@ -76,7 +77,7 @@ def add_generation(connection: Connection, generation: Generation) -> Generation
     """Write a generation and return it with its number."""
     values = {"spec": spec_text(generation.spec), "dimension": generation.dimension, "precision": generation.precision}
     made = connection.execute(insert(schema.generation).values(**values))
-    return generation._replace(id=int(made.inserted_primary_key[0]))
+    return generation._replace(id=int((made.inserted_primary_key or [0])[0]))
 
 
 def latent_rows(connection: Connection, generation: Generation, stream: int, seq: int) -> list[LatentRow]:
@@ -95,6 +96,22 @@ def count_turns(connection: Connection, stream: int, seq: int) -> int:
     """Return how many turns there are up to ``seq``."""
     t = schema.turn.c
     return int(connection.scalar(select(func.count()).where(t.stream == stream, t.seq <= seq)) or 0)
+
+
+def texts_from(connection: Connection, stream: int, seq: int) -> list[tuple[int, str]]:
+    """Return number and text of the turns from ``seq`` on, in order."""
+    t = schema.turn.c
+    asked = select(t.seq, t.text).where(t.stream == stream, t.seq >= seq).order_by(t.seq)
+    return [(row.seq, row.text) for row in connection.execute(asked)]
+
+
+def present(connection: Connection, stream: int, seqs: Sequence[int]) -> list[int]:
+    """Return those of some turns that are there, in order."""
+    t = schema.turn.c
+    found: list[int] = []
+    for part in parts(seqs):
+        found += connection.scalars(select(t.seq).where(t.stream == stream, t.seq.in_(part)))
+    return sorted(found)
 
 
 def add_readings(
@@ -136,10 +153,10 @@ def add_turns(
 
 def seqs_of_keys(connection: Connection, stream: int, keys: Iterable[str]) -> dict[str, int]:
     """Return the turns that were added with these keys."""
-    k, wanted = schema.turn_key.c, list(keys)
+    k = schema.turn_key.c
     found: dict[str, int] = {}
-    for start in range(0, len(wanted), _MANY):
-        asked = select(k.key, k.seq).where(k.stream == stream, k.key.in_(wanted[start : start + _MANY]))
+    for part in parts(list(keys)):
+        asked = select(k.key, k.seq).where(k.stream == stream, k.key.in_(part))
         found.update((row.key, row.seq) for row in connection.execute(asked))
     return found
 
@@ -162,7 +179,13 @@ def turns_between(connection: Connection, stream: int, after: int, up_to: int) -
 def _turns_where(connection: Connection, condition: Any) -> dict[tuple[int, int], StoredTurn]:
     turn, stream, other = schema.turn, schema.stream, schema.stream.alias()
     joined = turn.join(stream, stream.c.id == turn.c.stream).outerjoin(other, other.c.id == turn.c.replaces_stream)
-    columns = [turn, stream.c.name.label("name"), stream.c.zone.label("zone"), other.c.name.label("other")]
+    columns: list[Any] = [
+        turn,
+        stream.c.name.label("name"),
+        stream.c.zone.label("zone"),
+        stream.c.stale_from,
+        other.c.name.label("other"),
+    ]
     rows = connection.execute(select(*columns).select_from(joined).where(condition)).all()
     followers = replaced_by(connection, [(row.stream, row.seq) for row in rows])
     return {(row.stream, row.seq): _stored(row, followers.get((row.stream, row.seq), ())) for row in rows}
@@ -188,8 +211,13 @@ def _grouped(places: Iterable[tuple[int, int]]) -> Iterator[tuple[int, list[int]
     for stream, seq in places:
         by_stream.setdefault(stream, []).append(seq)
     for stream, seqs in by_stream.items():
-        for start in range(0, len(seqs), _MANY):
-            yield stream, seqs[start : start + _MANY]
+        yield from ((stream, part) for part in parts(seqs))
+
+
+def parts(values: Sequence[T]) -> Iterator[list[T]]:
+    """Return values in parts that one statement takes."""
+    for start in range(0, len(values), _MANY):
+        yield list(values[start : start + _MANY])
 
 
 def instant(micros: int, zone: str) -> Instant:
@@ -210,4 +238,5 @@ def _stored(row: Any, followers: tuple[TurnId, ...]) -> StoredTurn:
         recorded=datetime_of(row.recorded, "aware"),
         replaces=None if row.other is None else TurnId(row.other, row.replaces_seq),
         replaced_by=followers,
+        is_stale=row.stale_from is not None and row.seq > row.stale_from,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine
 
 from evoemb._errors import InputError
-from evoemb.store import rows, search, writing
+from evoemb.store import forgetting, rows, search, writing
 from evoemb.store.core import Core
 from evoemb.store.database import Database
 from evoemb.store.handle import StreamHandle
@@ -18,7 +18,7 @@ from evoemb.store.reading import PRECISIONS, Precision
 from evoemb.store.search import Filters, Query
 from evoemb.store.threads import in_thread
 from evoemb.store.times import Time, instant_of
-from evoemb.store.types import StoredHit
+from evoemb.store.types import Forgotten, StoredHit
 
 if TYPE_CHECKING:
     from evoemb.model import EvoEmbedding
@@ -142,5 +142,25 @@ class MemoryStore:
         asked = Query.of(query, top_k, filters, as_of, current_only=current_only)
         return search.search_user(self._core, None if user is None else checked_name(user, "user"), asked)
 
+    def forget(self, *, stream: str | None = None, user: str | None = None) -> Forgotten:
+        """Forget a stream, or all streams of a user, with everything that was kept of them.
+
+        What is not there counts nothing, so a call can be repeated. For single turns, see ``StreamHandle.forget``.
+
+        Returns:
+            How many streams and turns are gone, and whether the file holds nothing of them any more.
+
+        Raises:
+            InputError: Neither was named.
+        """
+        if stream is None and user is None:
+            raise InputError("forget was called without a stream or a user. Name one: forget(user=...).")
+        return forgetting.forget_streams(
+            self._core,
+            None if stream is None else checked_name(stream, "stream"),
+            None if user is None else checked_name(user, "user"),
+        )
+
+    aforget = in_thread(forget)
     astreams = in_thread(streams)
     asearch = in_thread(search)

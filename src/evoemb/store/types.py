@@ -29,6 +29,7 @@ class StoredTurn:
         recorded: When it was added.
         replaces: The turn that it takes the place of, as the caller told; None if none.
         replaced_by: The turns that took its place, oldest first.
+        is_stale: Whether it was read with a turn that is forgotten by now, and waits to be read again.
     """
 
     stream: str
@@ -41,6 +42,7 @@ class StoredTurn:
     recorded: datetime | None = None
     replaces: TurnId | None = None
     replaced_by: tuple[TurnId, ...] = ()
+    is_stale: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from evoemb._errors import InputError, StateError
 from evoemb.state import MemoryState
 from evoemb.store import rows, schema
+from evoemb.store.commits import TRIES, moved, wait_a_little
 from evoemb.store.core import Core
+from evoemb.store.forgetting import repair_held
 from evoemb.store.incoming import NewTurn, Piece, turns_of
 from evoemb.store.reading import Generation, ReadTurn, read_turns_on
 from evoemb.store.rows import StreamRow
 from evoemb.store.times import now, same_zone
-
-_TRIES = 200
 
 
 class Request(NamedTuple):
@@ -64,9 +62,12 @@ def add(core: Core, request: Request) -> list[int]:
         StateError: The stream's head is not the one the caller knows.
     """
     with core.locked(request.name):
-        for attempt in range(_TRIES):
+        for attempt in range(TRIES):
             with core.database.read() as connection:
                 plan = _plan(core, connection, request)
+            if plan.stream is not None and plan.stream.stale_from is not None and plan.turns:
+                repair_held(core, request.name)  # later turns must not build on what is forgotten
+                continue
             if not plan.turns:
                 return plan.known
             state = plan.state[0:1]
@@ -75,9 +76,9 @@ def add(core: Core, request: Request) -> list[int]:
             if kept is not None:
                 core.states.put((kept.generation.id, kept.stream.id, kept.stream.version), state)
                 return sorted({*plan.known, *(plan.first + place for place in range(len(plan.turns)))})
-            time.sleep(random.random() * 0.002 * min(attempt + 1, 50))  # others shall not wait in step
+            wait_a_little(attempt)
     raise StateError(
-        f"The stream {request.name!r} was changed by others {_TRIES} times while these turns were read, so they were "
+        f"The stream {request.name!r} was changed by others {TRIES} times while these turns were read, so they were "
         "not added. Call again, or let one process write to a stream."
     )
 
@@ -92,16 +93,6 @@ def check_user(stream: StreamRow, user: str | None) -> None:
         raise InputError(
             f"The stream {stream.name!r} belongs to another user than {user!r}. Give every stream a name of its own."
         )
-
-
-def moved(connection: Connection, stream: StreamRow, generation: Generation, **values: object) -> bool:
-    """Set a stream's values if it is still as it was read, and say whether it was: compare and set."""
-    s = schema.stream.c
-    chosen = connection.scalar(select(schema.meta.c.value).where(schema.meta.c.name == "generation"))
-    if chosen != str(generation.id):
-        return False
-    same = update(schema.stream).where(s.id == stream.id, s.version == stream.version)
-    return connection.execute(same.values(version=stream.version + 1, **values)).rowcount == 1
 
 
 def _plan(core: Core, connection: Connection, request: Request) -> _Plan:
