@@ -8,9 +8,9 @@ import threading
 import pytest
 from sqlalchemy import create_engine
 
-from conftest import make_model
 from evoemb import InputError, InputTypeError, MemoryStore, StateError, StorageError
 from store_laws import assert_holds
+from tiny_models import make_model
 
 
 def test_opening_and_asking_for_a_stream_needs_no_model(open_store, monkeypatch):
