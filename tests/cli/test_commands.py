@@ -366,6 +366,22 @@ def test_help_names_the_formats_and_what_a_state_ranks(capsys: pytest.CaptureFix
 # --- the process ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("given", [None, "active"])
+def test_threads_that_wait_sleep_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str | None
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    main(["info", str(tmp_path / "nowhere")])
+    assert os.environ["OMP_WAIT_POLICY"] == (given or "passive")
+
+
+def test_the_command_line_is_there_before_torch_reads_how_threads_wait() -> None:
+    source = "import sys, evoemb.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", source], check=False).returncode == 0
+
+
 def test_an_interrupt_ends_quietly(evoemb: Any, chat: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

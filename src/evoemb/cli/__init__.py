@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: From argparse, for ``--help`` (0) and for arguments it does not know (2).
     """
     args = _parse(argv)
+    # Before torch is imported, which reads it then: by default threads that wait burn a core instead of sleeping.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         args.run(args)
         sys.stdout.flush()  # here, so that a closed pipe is noticed before the interpreter ends
