@@ -21,7 +21,7 @@ ROWS: dict[int, tuple[str, ...]] = {
     9: ("model",),
     8: ("chat_model",),
     7: ("stream_encoder",),
-    6: ("memory_model", "pairs"),
+    6: ("encoder", "memory_model", "pairs"),
     5: ("chat.*", "default_model.packaged", "encoding", "model_card", "token_states", "timeline", "upstream.*"),
     4: ("cuts", "stack", "streaming.*"),
     3: ("modules.*",),

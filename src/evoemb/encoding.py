@@ -1,37 +1,29 @@
-"""What ``encode`` does with a memory: inputs to streams, streams through the recurrence, embeddings in ST's forms."""
+"""What ``encode`` with a memory is given and gives back: its arguments, inputs as streams, embeddings in ST's forms."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 import torch
-from sentence_transformers.util import quantize_embeddings, truncate_embeddings
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from evoemb._errors import InputError, StateError
-from evoemb.cuts import CutTexts
 from evoemb.data.turns import ParsedStreams, TurnText
 from evoemb.state import MemoryState
 from evoemb.state.memory import StreamMemory
-from evoemb.streaming import engine
-from evoemb.streaming.rows import Limits, Stack, TokenIds
-
-logger = logging.getLogger(__name__)
+from evoemb.streaming.rows import Limits
 
 MemoryMode = Literal["causal", "final"]
 MEMORY_MODES: tuple[MemoryMode, ...] = ("causal", "final")
 Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
+OutputValue = Literal["sentence_embedding", "token_embeddings"]
 
 # What sentence-transformers passes on from encode to the tokenization.
 _TOKENIZATION_KWARGS = {"task", "processing_kwargs"}
-# Turns of a stream that are tokenized and read at a time, so that memory use does not grow with the stream.
-_CHUNK_TURNS = 512
 
 
 class EncodeArguments(TypedDict, total=False):
@@ -66,6 +58,7 @@ class EncodeOptions:
     truncate_dim: int | None = None
     normalize_embeddings: bool = False
     precision: Precision = "float32"
+    output_value: OutputValue = "sentence_embedding"
     to_numpy: bool = True
     to_tensor: bool = False
     show_progress_bar: bool = False
@@ -80,6 +73,20 @@ class EncodeOptions:
             )
         if self.precision not in get_args(Precision):
             raise InputError(f"precision={self.precision!r} was given. Use one of {', '.join(get_args(Precision))}.")
+        if self.output_value not in get_args(OutputValue):
+            raise InputError(
+                f"output_value={self.output_value!r} was given. With a memory, encode returns "
+                f"{' or '.join(get_args(OutputValue))}."
+            )
+        if self.output_value == "token_embeddings":
+            shaping = {"precision": "float32", "truncate_dim": None, "normalize_embeddings": False}
+            if given := [
+                f"{name}={getattr(self, name)!r}" for name, usual in shaping.items() if getattr(self, name) != usual
+            ]:
+                raise InputError(
+                    f"{', '.join(given)} acts on sentence embeddings, and token_embeddings are returned as they are. "
+                    "Leave it out."
+                )
         refuse_unknown(self.preprocess_kwargs, "encode with a memory")
 
     @classmethod
@@ -94,8 +101,8 @@ class EncodeOptions:
         Raises:
             InputError: An argument is unknown, or does not work with a memory.
         """
-        refuse_parallel(given["pool"], given["device"], given["chunk_size"], given["output_value"])
-        same = ("memory", "truncate", "truncate_dim", "normalize_embeddings")
+        refuse_parallel(given["pool"], given["device"], given["chunk_size"])
+        same = ("memory", "truncate", "truncate_dim", "normalize_embeddings", "output_value")
         return cls(
             Limits(given["batch_size"], given["max_batch_tokens"]),
             prompt=prompt,
@@ -168,16 +175,12 @@ def refuse_without_memory(memory: MemoryMode, max_batch_tokens: int | None, *, t
         )
 
 
-def refuse_parallel(pool: Any, device: Any, chunk_size: int | None, output_value: str | None) -> None:
+def refuse_parallel(pool: Any, device: Any, chunk_size: int | None) -> None:
     """Refuse what would cut a stream apart, or what a stream has none of."""
     if pool is not None or chunk_size is not None or isinstance(device, (list, tuple)):
         raise InputError(
             "A stream is read in order, so it cannot be split over a process pool or several devices. Leave pool and "
             "chunk_size out and pass one device; to use several, give each process streams of its own."
-        )
-    if output_value != "sentence_embedding":
-        raise InputError(
-            f'output_value={output_value!r} was given. With a memory, encode returns "sentence_embedding" only.'
         )
 
 
@@ -225,152 +228,3 @@ def converted(embeddings: Any, *, to_numpy: bool, to_tensor: bool) -> Any:
             return np.asarray(embeddings.cpu())
         return embeddings
     return list(torch.from_numpy(embeddings) if isinstance(embeddings, np.ndarray) else embeddings)
-
-
-class Encoder:
-    """Runs the streams of one call through a stack; holds nothing beyond the call.
-
-    Args:
-        stack: The model's modules as the recurrence needs them.
-        options: The call's arguments.
-    """
-
-    def __init__(self, stack: Stack, options: EncodeOptions) -> None:
-        if options.prompt:
-            # Poolings that leave the prompt out need its length, as sentence-transformers tells them.
-            told = stack.transformer.preprocess([""], prompt=options.prompt, **options.preprocess_kwargs)
-            stack = replace(stack, extra={**stack.extra, **{k: v for k, v in told.items() if k == "prompt_length"}})
-        self.stack = stack
-        self.options = options
-        self._cut = CutTexts(stack.transformer, truncate=options.truncate)
-
-    def read_streams(
-        self, turns: Sequence[Sequence[TurnText]], memories: Sequence[StreamMemory]
-    ) -> tuple[list[Tensor], list[StreamMemory]]:
-        """Read streams into memory and encode their turns; ``memories`` stay unchanged.
-
-        Returns:
-            Embeddings ``(n_i, D)`` of every stream, and the memories after it. A last turn that waits for its answer
-            is read by itself, so that it can be read again from the memory before it.
-        """
-        streams = [[turn.text for turn in own] for own in turns]
-        ends = [len(own) - own[-1].is_unanswered for own in turns]
-        current = list(memories)
-        causal = self.options.memory == "causal"
-        found: list[list[Tensor]] = [[] for _ in streams]
-        with self._progress(streams, "Turns" if causal else "Reading turns") as advance_bar:
-            for chunk in self._chunks([texts[:end] for texts, end in zip(streams, ends, strict=True)]):
-                self._advance(current, chunk, found, advance_bar)
-            before = list(current)
-            for chunk in self._chunks([texts[end:] for texts, end in zip(streams, ends, strict=True)], ends):
-                self._advance(current, chunk, found, advance_bar)
-        embeddings = [torch.cat(parts) for parts in found] if causal else self.read_texts(streams, current)
-        self._cut.report()
-        # Slices share storage with the larger tensors they were cut from; a state keeps only its own.
-        after = [memory.compact() for memory in current]
-        for index, last in enumerate(own[-1] for own in turns):
-            if last.said is not None and last.is_unanswered:
-                after[index] = after[index].with_unanswered(last.said, before[index].compact())
-        return embeddings, after
-
-    def _advance(
-        self,
-        current: list[StreamMemory],
-        chunk: Sequence[Sequence[TokenIds]],
-        found: list[list[Tensor]],
-        advance_bar: Callable[[int], Any],
-    ) -> None:
-        """Read a chunk of each stream into ``current`` and, if turns see what is before them, add their embeddings."""
-        rows: list[dict[int, Tensor]] = [{} for _ in chunk]
-        causal = self.options.memory == "causal"
-        for stream, turn, embedding in engine.advance(self.stack, current, chunk, self.options.limits, embed=causal):
-            if embedding is not None:
-                rows[stream][turn] = embedding
-            advance_bar(1)
-        self._collect(found, [[one[turn] for turn in sorted(one)] for one in rows])
-
-    def read_texts(self, texts: Sequence[Sequence[str]], memories: Sequence[StreamMemory]) -> list[Tensor]:
-        """Encode ``texts[i]`` on ``memories[i]``; nothing is written. Returns ``(n_i, D)`` a stream."""
-        found: list[list[Tensor]] = [[] for _ in texts]
-        with self._progress(texts, "Turns") as advance_bar:
-            for chunk in self._chunks(texts):
-                self._collect(found, engine.read(self.stack, memories, chunk, self.options.limits))
-                advance_bar(sum(len(part) for part in chunk))
-        self._cut.report()
-        return [torch.cat(parts) for parts in found]
-
-    def give_back(self, embeddings: list[Tensor], form: str) -> Any:
-        """Convert ``(n_i, D)`` tensors to what sentence-transformers returns for this form and these options."""
-        if form == "nested":
-            return [self._convert(one) for one in embeddings]
-        converted = self._convert(torch.cat(embeddings))
-        return converted[0] if form == "single" else converted
-
-    def _convert(self, embeddings: Tensor) -> Any:
-        """Quantize and convert ``(n, D)`` to an array, a tensor or a list of tensors."""
-        options = self.options
-        quantized: Any = embeddings
-        if options.precision != "float32":
-            quantized = quantize_embeddings(embeddings, precision=options.precision)
-        return converted(quantized, to_numpy=options.to_numpy, to_tensor=options.to_tensor)
-
-    def _collect(self, found: list[list[Tensor]], chunk: Sequence[Sequence[Tensor]]) -> None:
-        """Cut, normalize and move a chunk's embeddings ``(D,)``, and add them to those of their streams."""
-        for parts, rows in zip(found, chunk, strict=True):
-            if not rows:
-                continue
-            embeddings = torch.stack(list(rows))
-            if self.options.truncate_dim is not None:
-                embeddings = truncate_embeddings(embeddings, self.options.truncate_dim)
-            if self.options.normalize_embeddings:
-                embeddings = torch.nn.functional.normalize(embeddings, dim=-1)
-            parts.append(embeddings.cpu() if self.options.to_numpy else embeddings)
-
-    def _chunks(
-        self, streams: Sequence[Sequence[str]], firsts: Sequence[int] | None = None
-    ) -> Iterator[list[list[TokenIds]]]:
-        """Tokenize the streams a few hundred turns at a time; a stream that has ended gives an empty list.
-
-        Args:
-            firsts: Turns of each stream that stand before these; None for none.
-        """
-        firsts = [0] * len(streams) if firsts is None else firsts
-        share = max(1, _CHUNK_TURNS // len(streams))
-        for start in range(0, max(len(turns) for turns in streams), share):
-            parts = [list(turns[start : start + share]) for turns in streams]
-            texts = [text for part in parts for text in part]
-            ids = self._token_ids(texts)
-            places = [
-                (stream, firsts[stream] + start + turn)
-                for stream, part in enumerate(parts)
-                for turn in range(len(part))
-            ]
-            name_of = partial(_name_of_turn, places, several=len(streams) > 1)
-            self._cut.check(texts, ids, name_of, self.options.prompt)
-            rest = iter(ids)
-            yield [[next(rest) for _ in part] for part in parts]
-
-    def _token_ids(self, texts: list[str]) -> list[list[int]]:
-        return self.stack.transformer.token_ids(texts, prompt=self.options.prompt, **self.options.preprocess_kwargs)
-
-    def _progress(self, streams: Sequence[Sequence[str]], label: str) -> _Bar:
-        total = sum(len(turns) for turns in streams)
-        return _Bar(total, label, shown=self.options.show_progress_bar)
-
-
-def _name_of_turn(places: Sequence[tuple[int, int]], index: int, *, several: bool) -> str:
-    stream, turn = places[index]
-    return f"Turn {turn} of stream {stream}" if several else f"Turn {turn}"
-
-
-class _Bar:
-    """A progress bar over turns; yields the function that moves it."""
-
-    def __init__(self, total: int, label: str, *, shown: bool) -> None:
-        self._bar = tqdm(total=total, desc=label, unit="turn", disable=not shown)
-
-    def __enter__(self) -> Callable[[int], Any]:
-        return self._bar.update  # type: ignore[no-any-return]
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()

@@ -191,7 +191,7 @@ class EvoReranker(CrossEncoder):
             StateError: The state belongs to another model, or holds several streams.
         """
         refuse_unknown(kwargs, "predict")
-        refuse_parallel(pool, device, chunk_size, "sentence_embedding")
+        refuse_parallel(pool, device, chunk_size)
         if apply_softmax:
             raise InputError("apply_softmax=True was given, but a pair has one score. Leave it out.")
         single = self.is_singular_input(inputs)

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from evoemb._errors import InputError
 from evoemb.data.turns import Message, Stream, TurnText, as_streams
+from evoemb.encoder import Encoder
 from evoemb.encoding import (
     EncodeArguments,
     EncodeOptions,
-    Encoder,
     MemoryMode,
     Precision,
     assign,
@@ -106,6 +106,42 @@ class StreamEncoder(MemoryModel):
     ) -> list[Tensor]: ...
 
     @overload
+    def encode(  # type: ignore[overload-overlap]
+        self,
+        inputs: OneText,
+        *,
+        output_value: Literal["token_embeddings"],
+        stateful: bool = ...,
+        convert_to_numpy: bool = ...,
+        convert_to_tensor: bool = ...,
+        **arguments: Unpack[EncodeArguments],
+    ) -> Tensor: ...
+
+    @overload
+    def encode(
+        self,
+        inputs: Stream,
+        *,
+        output_value: Literal["token_embeddings"],
+        stateful: bool = ...,
+        convert_to_numpy: bool = ...,
+        convert_to_tensor: bool = ...,
+        **arguments: Unpack[EncodeArguments],
+    ) -> list[Tensor]: ...
+
+    @overload
+    def encode(
+        self,
+        inputs: Streams,
+        *,
+        output_value: Literal["token_embeddings"],
+        stateful: Literal[True],
+        convert_to_numpy: bool = ...,
+        convert_to_tensor: bool = ...,
+        **arguments: Unpack[EncodeArguments],
+    ) -> list[list[Tensor]]: ...
+
+    @overload
     def encode(
         self,
         inputs: Any,
@@ -164,6 +200,9 @@ class StreamEncoder(MemoryModel):
                 streams, which are read side by side.
             batch_size: Rows of one forward at most.
             show_progress_bar: Show a bar that counts turns; None shows it where logging is at INFO.
+            output_value: With a memory ``"sentence_embedding"``, or ``"token_embeddings"``: each text's own tokens,
+                special ones too, in the light of the memory and without padding. Arguments that shape an embedding
+                are refused with it.
             device: Move the model there first. Several devices are refused with a memory.
             pool: Refused with a memory: a stream is read in order.
             stateful: Read ``inputs`` as streams in order, every turn conditioned on the memory of its stream.
@@ -180,7 +219,8 @@ class StreamEncoder(MemoryModel):
 
         Returns:
             One stream: ``(n, D)``. Several: a list of ``(n_i, D)``. One string: ``(D,)``. An array, or tensors as
-            ``convert_to_tensor`` and ``convert_to_numpy`` say.
+            ``convert_to_tensor`` and ``convert_to_numpy`` say. With ``output_value="token_embeddings"`` a tensor
+            ``(T, H)`` stands for each text instead.
 
         Raises:
             InputError: A stream is empty or malformed, a turn is too long and ``truncate`` is False, or an argument is
@@ -214,7 +254,7 @@ class StreamEncoder(MemoryModel):
             )
         own = {"memory": memory, "max_batch_tokens": max_batch_tokens, "truncate": truncate}
         options = EncodeOptions.of({**asked, **own}, kwargs, prompt=self._resolve_prompt(prompt, prompt_name))
-        if truncate_dim is None:
+        if truncate_dim is None and options.output_value == "sentence_embedding":
             options = replace(options, truncate_dim=self.truncate_dim)
         if device is not None:
             self.to(device)

@@ -84,7 +84,6 @@ BAD_CALLS = [
     ({"inputs": ["ok"], "memory": "later"}, InputError, "memory='later' is not known"),
     ({"inputs": ["ok"], "precision": "int4"}, ValueError, "int4"),
     ({"inputs": ["ok"], "prompt_name": "nobody"}, ValueError, "nobody"),
-    ({"inputs": ["ok"], "output_value": "token_embeddings"}, InputError, "output_value='token_embeddings'"),
     ({"inputs": ["ok"], "output_value": None}, InputError, "output_value=None"),
     ({"inputs": ["ok"], "pool": {"processes": []}}, InputError, "process pool"),
     ({"inputs": ["ok"], "device": ["cpu", "cpu"]}, InputError, "one device"),

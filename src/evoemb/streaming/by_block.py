@@ -83,5 +83,5 @@ def _block(
         fresh = latents[mine].flatten(0, 1).to(memory.latents.dtype)
         joined = queue.keep(torch.cat((memory.latents, fresh)))
         memories[stream] = StreamMemory(joined, memory.num_turns + len(mine))
-    embeddings = output["sentence_embedding"] if embed else [None] * len(rows)
+    embeddings = stack.results(output) if embed else [None] * len(rows)
     return [Emitted(stream, turn, embedding) for (stream, turn), embedding in zip(rows, embeddings, strict=True)]

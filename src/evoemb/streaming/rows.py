@@ -31,6 +31,7 @@ class Stack:
         run: The whole stack, features in, features out.
         device: Where the stack runs.
         extra: Features added to every forward, such as the length of a prompt.
+        token_states: Whether a text's result is its tokens' states ``(T, H)`` instead of its embedding ``(D,)``.
     """
 
     transformer: StatefulTransformer
@@ -38,6 +39,15 @@ class Stack:
     run: Callable[[dict[str, Any]], dict[str, Any]]
     device: torch.device
     extra: dict[str, Any]
+    token_states: bool = False
+
+    def results(self, output: dict[str, Any]) -> Sequence[Tensor]:
+        """Return one result a text from what a forward wrote, padding left out."""
+        if not self.token_states:
+            embeddings: Tensor = output["sentence_embedding"]
+            return embeddings
+        masks = output["attention_mask"].bool()
+        return [states[mask] for states, mask in zip(output["token_embeddings"], masks, strict=True)]
 
 
 class Row(NamedTuple):
@@ -107,7 +117,7 @@ def embed_rows(stack: Stack, rows: Sequence[Row], limits: Limits) -> list[Tensor
             found.update(_embed_continued(stack, reader, rows, shared, limits))
     alone = [index for index in range(len(rows)) if index not in found]
 
-    def run_alone(chosen: Sequence[int]) -> Tensor:
+    def run_alone(chosen: Sequence[int]) -> Sequence[Tensor]:
         batch = [rows[alone[position]] for position in chosen]
         memory, memory_mask = stack_memories([_visible(row) for row in batch], share=True)
         return _embed(stack, batch, {MEMORY: memory, MEMORY_MASK: memory_mask})
@@ -129,7 +139,7 @@ def _embed_continued(
     pasts = _run_some(reader, rows, shared, limits, stack.device)
     continued = sorted(pasts)
 
-    def run_continued(chosen: Sequence[int]) -> Tensor:
+    def run_continued(chosen: Sequence[int]) -> Sequence[Tensor]:
         batch = [rows[continued[position]] for position in chosen]
         behind = [pasts[continued[position]] for position in chosen]
         one = behind[:1] if all(past is behind[0] for past in behind) else behind
@@ -139,12 +149,11 @@ def _embed_continued(
     return list(zip(continued, embeddings, strict=True))
 
 
-def _embed(stack: Stack, rows: Sequence[Row], memory: dict[str, Any]) -> Tensor:
-    """Run one batch through the stack and give its embeddings ``(N, D)``."""
+def _embed(stack: Stack, rows: Sequence[Row], memory: dict[str, Any]) -> Sequence[Tensor]:
+    """Run one batch through the stack and return its results, one a row."""
     input_ids, attention_mask = pad_ids([row.ids for row in rows], stack.device)
     features = {"input_ids": input_ids, "attention_mask": attention_mask, **memory, **stack.extra}
-    embeddings: Tensor = stack.run(features)["sentence_embedding"]
-    return embeddings
+    return stack.results(stack.run(features))
 
 
 def continuing_reader(stack: Stack) -> SegmentReader | None:
