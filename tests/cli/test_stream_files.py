@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import re
 
 import pytest
 
 from evoemb._errors import InputError
-from evoemb.cli.stream_files import read_one_stream
-from evoemb.data import FileStream
+from evoemb.cli.stream_files import chosen_stream
+
+NAMES = ["letters", "", "twice", "twice"]
 
 
-def test_one_of_several_streams_is_chosen_by_number(tmp_path: Path) -> None:
-    path = str(tmp_path / "two.jsonl")
-    Path(path).write_text(f"{json.dumps(['one'])}\n{json.dumps(['two'])}")
-    assert read_one_stream(path, choice=1) == FileStream(["two"])
-    with pytest.raises(InputError, match=r"holds 2 streams, but one is expected[.] Choose one with --stream"):
-        read_one_stream(path)
-    for wrong in (2, -1):
-        with pytest.raises(InputError, match=f"--stream {wrong} was given, but .* holds the streams 0 to 1"):
-            read_one_stream(path, choice=wrong)
+@pytest.mark.parametrize(("choice", "index"), [(0, 0), (3, 3), ("letters", 0)])
+def test_a_stream_is_chosen_by_number_or_name(choice, index):
+    assert chosen_stream(NAMES, "f.jsonl", choice) == index
+
+
+def test_the_only_stream_needs_no_choice():
+    assert chosen_stream([""], "f.jsonl", None) == 0
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        (None, "f.jsonl holds 4 streams, but one is expected. Choose one with --stream 0, 1, ... or a name."),
+        (4, "--stream 4 was given, but f.jsonl holds the streams 0 to 3."),
+        (-1, "--stream -1 was given, but f.jsonl holds the streams 0 to 3."),
+        ("twice", "f.jsonl holds 2 streams of that name. Its names: letters, twice. Choose by number, 0 to 3."),
+        ("nobody", "f.jsonl holds 0 streams of that name. Its names: letters, twice."),
+    ],
+)
+def test_a_choice_that_names_no_single_stream_is_refused(choice, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        chosen_stream(NAMES, "f.jsonl", choice)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -271,3 +272,96 @@ def test_a_text_that_does_not_begin_as_notes_do_is_read_line_by_line(tmp_path, t
     path = tmp_path / "chat.txt"
     path.write_text(text)
     assert [stream.turns for stream in read_streams(str(path))] == [[line for line in text.split("\n") if line]]
+
+
+KEYS = {"OpenAI fine-tuning": "evotrain"}
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_an_export_can_be_named_and_is_then_nothing_else(tmp_path, name):
+    content, turns = EXPORTS[name]
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps(content))
+    own = KEYS.get(name, name.lower())
+    assert [stream.turns for stream in read_streams(path, own)] == [turns]
+    for other in {"sharegpt", "chatgpt", "claude", "slack", "discord", "telegram", "csv"} - {own}:
+        with pytest.raises(InputError, match=f"this is nothing of .*, but the format '{other}' was given"):
+            read_streams(path, other)
+
+
+def test_texts_of_other_programs_can_be_named_too(tmp_path):
+    path = tmp_path / "chat.txt"
+    texts = {"whatsapp": WHATSAPP["dashes"], "csv": "name,text\nMia,Hi.\n", "markdown": "# Home\n\nHi."}
+    for own, text in texts.items():
+        path.write_text(text, encoding="utf-8")
+        assert read_streams(path, own) == read_streams(path)
+        for other in {"whatsapp", "csv", "markdown"} - {own}:
+            with pytest.raises(InputError, match=f"but the format '{other}' was given"):
+                read_streams(path, other)
+
+
+def test_a_format_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"The format 'word' is not known. Use one of auto, messages, .*, slack"):
+        read_streams(tmp_path / "chat.txt", "word")
+
+
+def said_in_slack(user, text, ts, **more):
+    return {"type": "message", "user": user, "text": text, "ts": ts, **more}
+
+
+@pytest.fixture
+def slack_folder(tmp_path):
+    """An unpacked export: two channels, one of them with messages of two days that are not in their order."""
+    folder = tmp_path / "export"
+    days = {
+        "general/2026-11-20.json": [
+            said_in_slack("U2", "Nice, <@U1>.", "1763629300.000200"),
+            said_in_slack("U1", "I live in Oslo.", "1763629200.000100"),
+        ],
+        "general/2026-11-21.json": [said_in_slack("U3", "<@U2|jo> has left", "1763715600.0")],
+        "random/2026-11-20.json": [said_in_slack("U1", "", "1763629200.0", subtype="channel_join")],
+    }
+    for name, messages in days.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(messages))
+    users = [
+        {"id": "U1", "profile": {"display_name": "Mia"}},
+        {"id": "U2", "name": "jo", "real_name": "Jo"},
+        {"id": "U3"},
+    ]
+    (folder / "users.json").write_text(json.dumps(users))
+    (folder / "channels.json").write_text("[]")
+    return folder
+
+
+def test_a_folder_of_slack_gives_its_channels_in_the_order_of_time_with_names(slack_folder):
+    turns = ["Mia: I live in Oslo.", "Jo: Nice, @Mia.", "U3: @Jo has left"]
+    for path, chosen in ((slack_folder, "auto"), (slack_folder, "slack"), (slack_folder / "general", "auto")):
+        assert [(one.name, one.turns) for one in read_streams(path, chosen)] == [("general", turns)]
+
+
+def test_a_folder_of_slack_that_cannot_be_read_is_refused_with_its_place(slack_folder):
+    day = slack_folder / "general" / "2026-11-20.json"
+    for content, message in (
+        ([{"a": 1}], f"{day}: this is no list of messages of Slack"),
+        ([said_in_slack("U1", "one", "noon")], "has the time 'noon', expected seconds"),
+        ([said_in_slack("U1", {"a": 1}, "1.0")], f"{day.parent}: this chat of Slack lacks a field"),
+    ):
+        day.write_text(json.dumps(content))
+        with pytest.raises(InputError, match=re.escape(message)):
+            read_streams(slack_folder)
+    with pytest.raises(InputError, match=r"is a folder, but the format 'csv' is one of files"):
+        read_streams(slack_folder, "csv")
+    with pytest.raises(InputError, match="no channel of this export of Slack holds a message"):
+        read_streams(slack_folder / "random")
+
+
+def test_the_folder_of_another_export_is_read_by_its_main_file(tmp_path):
+    with pytest.raises(InputError, match=r"is a folder, but no unpacked export of Slack, .* Name a file of it"):
+        read_streams(tmp_path)
+    (tmp_path / "conversations.json").write_text(json.dumps([CHATGPT]))
+    (tmp_path / "user.json").write_text("{}")
+    assert read_streams(tmp_path)[0].turns == ASKED
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(InputError, match="is a folder, but no unpacked export"):
+        read_streams(tmp_path)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evoemb._errors import InputError
 from evoemb._files import write_whole
 from evoemb.cli import output, session
-from evoemb.cli.stream_files import FORMAT_HELP, read_one_stream
+from evoemb.cli.stream_files import FORMAT_HELP, chosen_stream
+from evoemb.data.files import items_of_text, name_of, read_text
+from evoemb.data.streams import read_streams, streams_of_text
 
 if TYPE_CHECKING:
     from evoemb.evaluation.pages.explore import Explorer
@@ -35,7 +38,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--port", type=int, default=8765, help="port of --serve on 127.0.0.1; 0: any (default: 8765)")
     parser.add_argument("--query", action="append", default=[], metavar="QUERY", help="a question; may be repeated")
-    parser.add_argument("--stream", dest="stream_index", type=int, metavar="N", help="which stream of the file, from 0")
+    session.add_stream_choice(parser, "the only one")
     parser.add_argument("--batch-size", type=session.positive_int, default=32, help="rows of one forward (default: 32)")
     session.add_model_options(parser)
     parser.set_defaults(run=run)
@@ -76,21 +79,21 @@ def _serve(explorer: Explorer, page: str, args: argparse.Namespace) -> None:
 def _stream(args: argparse.Namespace) -> tuple[EvalStream, list[str]]:
     """The stream of the file with its questions: in evoemb's own format, else in any that ``search`` reads."""
     from evoemb.evaluation.schema import EvalStream, StreamTurn
-    from evoemb.evaluation.streams import read_streams
+    from evoemb.evaluation.streams import streams_of as streams_with_questions
 
+    name = name_of(args.stream)
+    text = None if Path(args.stream).is_dir() else read_text(args.stream)  # once: a pipe can be read only once
     try:
-        streams = read_streams(args.stream) if args.stream != "-" and args.format in ("auto", "stream") else []
+        is_wanted = text is not None and args.format in ("auto", "stream")
+        items = items_of_text(str(text), name, forced=True) if is_wanted else None
+        streams = streams_with_questions(items or (), name)
     except InputError:
         if args.format == "stream":
             raise
-        streams = []
-    if streams:
-        index = args.stream_index or 0
-        if not 0 <= index < len(streams):
-            raise InputError(
-                f"--stream {index} was given, but {args.stream} holds the streams 0 to {len(streams) - 1}."
-            )
-        return streams[index], [query.query for query in streams[index].queries]
-    plain = read_one_stream(args.stream, args.format, args.stream_index)
-    turns = tuple(StreamTurn(text) for text in plain.turns)
-    return EvalStream(args.stream, turns, ()), [] if plain.query is None else [plain.query]
+    else:
+        chosen = streams[chosen_stream([one.stream_id for one in streams], name, args.stream_index)]
+        return chosen, [query.query for query in chosen.queries]
+    plain = read_streams(args.stream, args.format) if text is None else streams_of_text(text, name, args.format)
+    one = plain[chosen_stream([stream.name for stream in plain], name, args.stream_index)]
+    turns = tuple(StreamTurn(text) for text in one.turns)
+    return EvalStream(args.stream, turns, ()), [] if one.query is None else [one.query]

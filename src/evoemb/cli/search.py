@@ -39,13 +39,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     session.add_stream_argument(parser)
     parser.add_argument("queries", metavar="QUERY", nargs="*", help="question (default: the query in an EvoTrain file)")
-    parser.add_argument(
-        "--stream",
-        dest="stream_index",
-        type=session.stream_choice,
-        metavar="N",
-        help="which stream of the file, by number from 0 or by name (default: search across all of them)",
-    )
+    session.add_stream_choice(parser, "search across all of them")
     parser.add_argument("--top-k", type=session.positive_int, default=5, help="turns to show for a query (default: 5)")
     parser.add_argument("--static", action="store_true", help="also show the ranking without memory, beside it")
     parser.add_argument("--json", action="store_true", help="JSON lines, one object for a query")
@@ -60,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     if len(streams) > 1 and args.queries and args.stream_index is None:
         search_all(args, streams, _checked_queries(args.queries))
         return
-    stream = chosen_stream(streams, args.stream, args.stream_index)
+    stream = streams[chosen_stream([one.name for one in streams], args.stream, args.stream_index)]
     queries = _queries(args.queries, stream, args.stream)
     if args.state is not None:
         session.check_can_write(args.state, "--state")

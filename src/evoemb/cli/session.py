@@ -30,16 +30,22 @@ def positive_int(text: str) -> int:
     return value
 
 
-def stream_choice(text: str) -> int | str:
-    """An argparse type: the number of a stream, or its name."""
-    return int(text) if text.lstrip("-").isdecimal() else text
-
-
 def add_stream_argument(parser: argparse.ArgumentParser) -> None:
     """Add STREAM and ``--format``."""
     parser.add_argument("stream", metavar="STREAM", help="file to read, or - for standard input; formats: see below")
     parser.add_argument(
         "--format", choices=FORMATS, default="auto", help="format of STREAM (default: found from the content)"
+    )
+
+
+def add_stream_choice(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add ``--stream``, a number or a name; ``default`` says what happens without it."""
+    parser.add_argument(
+        "--stream",
+        dest="stream_index",
+        type=lambda text: int(text) if text.lstrip("-").isdecimal() else text,
+        metavar="N",
+        help=f"which stream of the file, by number from 0 or by name (default: {default})",
     )
 
 

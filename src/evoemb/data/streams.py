@@ -5,15 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from evoemb._errors import InputError, InputTypeError
-from evoemb.data.files import FilePath, Item, items_of_text, name_of, read_text
-from evoemb.data.importers import KNOWN, chats_of_json, chats_of_text
+from evoemb.data.files import STANDARD_INPUT, FilePath, Item, items_of_text, name_of, read_text
+from evoemb.data.importers import (
+    EXPORTS,
+    KNOWN,
+    TEXT_EXPORTS,
+    Chat,
+    chats_of_folder,
+    chats_of_json,
+    chats_of_text,
+    main_file,
+)
 from evoemb.data.messages import as_message, check_unicode
 from evoemb.data.turns import as_turns
 
-FORMATS = ("auto", "messages", "turns", "evotrain", "stream", "text")
+FORMATS = ("auto", "messages", "turns", "evotrain", "stream", "text", *EXPORTS)
 
 _OR_TEXT = ', or name the format "text" if it is plain text'
 _NAMES = {
@@ -54,26 +64,46 @@ def read_streams(path: FilePath, stream_format: str = "auto") -> list[FileStream
     For files with questions and right answers see :func:`evoemb.evaluation.read_streams`.
 
     Args:
-        path: A file of UTF-8 text, gzip or not, or ``"-"`` for standard input.
+        path: A file of UTF-8 text, gzip or not, ``"-"`` for standard input, or the folder of an unpacked export.
         stream_format: ``"auto"`` finds the format from the content; ``"messages"``, ``"turns"``, ``"evotrain"``,
-            ``"stream"`` and ``"text"`` force one, as ``evoemb search --help`` describes them.
+            ``"stream"``, ``"text"`` and the names of exports (``"slack"``, ``"whatsapp"``, ...) force one, as
+            ``evoemb search --help`` describes them.
 
     Raises:
         InputError: The content is no stream, or not in the format asked for; the text names file and place.
         OSError: The file cannot be read.
     """
-    name, text = name_of(path), read_text(path)
+    if stream_format not in FORMATS:
+        raise InputError(f"The format {stream_format!r} is not known. Use one of {', '.join(FORMATS)}.")
+    if path != STANDARD_INPUT and Path(path).is_dir():
+        if (main := main_file(path)) is None:
+            if stream_format not in ("auto", "slack"):
+                raise InputError(f"{name_of(path)} is a folder, but the format {stream_format!r} is one of files.")
+            return _streams_of_chats(chats_of_folder(path))
+        path = main
+    return streams_of_text(read_text(path), name_of(path), stream_format)
+
+
+def streams_of_text(text: str, name: str, stream_format: str = "auto") -> list[FileStream]:
+    """Return the streams of the text of a file, whose ``name`` errors say; as :func:`read_streams`."""
     if not text.strip():
         raise InputError(f"{name} holds no turns: it is empty. Expected at least one turn.")
-    forced = stream_format != "auto"
-    items = None if stream_format == "text" else items_of_text(text, name, forced=forced, or_else=_OR_TEXT)
-    chats = None if forced else chats_of_text(text) if items is None else chats_of_json(items)
+    export = stream_format if stream_format in EXPORTS else None
+    is_text, is_json = stream_format in ("text", *TEXT_EXPORTS), stream_format not in ("auto", "text", *TEXT_EXPORTS)
+    items = None if is_text else items_of_text(text, name, forced=is_json, or_else=_OR_TEXT)
+    chats = None
+    if stream_format == "auto" or export is not None:
+        chats = chats_of_text(text, name, export) if items is None else chats_of_json(items, export)
     if chats is not None:
-        return [FileStream(as_turns(chat.messages), name=chat.name, messages=list(chat.messages)) for chat in chats]
+        return _streams_of_chats(chats)
     if items is None:
         lines = enumerate(text.split("\n"), 1)
         return [FileStream([check_text(line, f"{name}, line {number}") for number, line in lines if line.strip()])]
     return _streams(items, name, stream_format)
+
+
+def _streams_of_chats(chats: Sequence[Chat]) -> list[FileStream]:
+    return [FileStream(as_turns(chat.messages), name=chat.name, messages=list(chat.messages)) for chat in chats]
 
 
 def check_text(text: object, where: str) -> str:

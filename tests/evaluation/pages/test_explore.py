@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
+import io
 import json
+import os
 import re
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -13,7 +17,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evoemb.cli import main
+from evoemb import InputError
+from evoemb.cli import explore, main
 from evoemb.evaluation.pages.explore import Explorer, to_page
 from evoemb.evaluation.pages.explore_server import ExploreServer
 from evoemb.evaluation.pages.local_server import MAX_BODY_BYTES
@@ -147,3 +152,36 @@ def test_the_command_serves_until_it_is_interrupted(monkeypatch, eval_streams, t
     assert re.search(r"Open http://127.0.0.1:\d+/ on this machine", capsys.readouterr().err)
     assert main([*command, "--port", "-1"]) == 2
     assert "0 to 65535" in capsys.readouterr().err
+
+
+def parsed(*given):
+    """The arguments of the command, without running it."""
+    parser = argparse.ArgumentParser()
+    explore.add_parser(parser.add_subparsers())
+    return parser.parse_args(["explore", *given, "--serve"])
+
+
+def test_a_stream_is_chosen_by_number_or_name_as_for_a_search(eval_streams, tmp_path):
+    path = str(tmp_path / "s.jsonl")
+    write_streams(path, eval_streams)
+    wanted = eval_streams[2]
+    for choice in ("2", wanted.stream_id):
+        assert explore._stream(parsed(path, "--stream", choice))[0] == wanted
+    with pytest.raises(InputError, match="holds 5 streams, but one is expected"):
+        explore._stream(parsed(path))
+    (tmp_path / "two.jsonl").write_text('["i live in paris"]\n["my dog"]\n')
+    assert explore._stream(parsed(str(tmp_path / "two.jsonl"), "--stream", "1"))[0].texts == ["my dog"]
+
+
+@pytest.mark.parametrize("given", ["pipe", "-"])
+def test_a_pipe_is_read_once_with_its_questions(eval_streams, monkeypatch, tmp_path, given):
+    write_streams(tmp_path / "s.jsonl", eval_streams[:1])
+    content = (tmp_path / "s.jsonl").read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    if given == "pipe":
+        given = str(tmp_path / "pipe")
+        os.mkfifo(given)
+        threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(content,), daemon=True).start()
+    found, queries = explore._stream(parsed(given))
+    assert found == eval_streams[0]
+    assert queries == [query.query for query in eval_streams[0].queries]

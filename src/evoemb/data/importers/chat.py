@@ -28,12 +28,14 @@ class Importer:
     """How one program's export is known and read.
 
     Args:
+        key: What ``--format`` calls it.
         name: The program or format.
         matches: Whether one JSON value, or the text of a file, is of this kind.
         read: The chat in it.
         whole: Whether all the values of a file make one chat.
     """
 
+    key: str
     name: str
     matches: Callable[[Any], bool]
     read: Callable[[Any], Chat]

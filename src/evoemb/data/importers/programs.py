@@ -7,6 +7,7 @@ from typing import Any
 
 from evoemb.data.files import Item
 from evoemb.data.importers.chat import MEDIA, Chat, Importer, said, text_or_mark
+from evoemb.data.importers.slack import is_slack, slack
 
 
 def unpacked(items: Sequence[Item]) -> Sequence[Item]:
@@ -82,22 +83,20 @@ def _telegram(value: Any) -> Chat:
     return Chat(str(value.get("name") or ""), tuple(texts))
 
 
-def _slack(values: Sequence[Any]) -> Chat:
-    texts = []
-    for one in values:
-        profile = one.get("user_profile") or {}
-        name = profile.get("display_name") or profile.get("real_name") or one.get("user") or one.get("username") or "?"
-        text = text_or_mark(one.get("text"), media=one.get("files"))
-        if text and one.get("subtype") in (None, "file_share", "thread_broadcast", "bot_message"):
-            texts.append(said(str(name), text, one["ts"]))
-    return Chat("", tuple(texts))
-
-
 IMPORTERS = (
-    Importer("ShareGPT", lambda v: _has(v, conversations=list) and _all(v["conversations"], value=str), _sharegpt),
-    Importer("ChatGPT", lambda v: _has(v, mapping=dict), _chatgpt),
-    Importer("Claude", lambda v: _has(v, chat_messages=list), _claude),
-    Importer("Discord", lambda v: _has(v, messages=list) and _all(v["messages"], author=dict, content=str), _discord),
-    Importer("Telegram", lambda v: _has(v, messages=list) and _all(v["messages"], type=str, date=str), _telegram),
-    Importer("Slack", lambda v: _has(v, type=str, ts=str), _slack, whole=True),
+    Importer(
+        "sharegpt", "ShareGPT", lambda v: _has(v, conversations=list) and _all(v["conversations"], value=str), _sharegpt
+    ),
+    Importer("chatgpt", "ChatGPT", lambda v: _has(v, mapping=dict), _chatgpt),
+    Importer("claude", "Claude", lambda v: _has(v, chat_messages=list), _claude),
+    Importer(
+        "discord",
+        "Discord",
+        lambda v: _has(v, messages=list) and _all(v["messages"], author=dict, content=str),
+        _discord,
+    ),
+    Importer(
+        "telegram", "Telegram", lambda v: _has(v, messages=list) and _all(v["messages"], type=str, date=str), _telegram
+    ),
+    Importer("slack", "Slack", is_slack, slack, whole=True),
 )

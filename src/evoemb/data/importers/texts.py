@@ -122,7 +122,7 @@ def _first_line(text: str) -> str:
 
 
 TEXT_IMPORTERS = (
-    Importer("WhatsApp", _is_whatsapp, _whatsapp),
-    Importer("CSV with a header", _is_csv, _csv),
-    Importer("notes in Markdown", _is_markdown, _markdown),
+    Importer("whatsapp", "WhatsApp", _is_whatsapp, _whatsapp),
+    Importer("csv", "CSV with a header", _is_csv, _csv),
+    Importer("markdown", "notes in Markdown", _is_markdown, _markdown),
 )
