@@ -121,7 +121,7 @@ def _plan(core: Core, name: str, seqs: Sequence[int], *, read_again: bool) -> _P
             return _Plan(stream, generation, gone, first, [], first if behind else None)
         generation = core.generation(connection)
         state = core.state(connection, generation, stream, first - 1)
-    read = read_turns_on(core.model, generation, state[0:1], [text for _, text in behind])
+    (read,) = read_turns_on(core.model, generation, [state[0:1]], [[text for _, text in behind]])
     numbered = [(seq, one) for (seq, _), one in zip(behind, read, strict=True)]
     return _Plan(stream, generation, gone, first, numbered, None)
 

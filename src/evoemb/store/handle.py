@@ -66,7 +66,8 @@ class StreamHandle:
         """
         place = None if replaces is None else self._place(replaces)
         pieces = pieces_of(turns, time, metadata, key)
-        return writing.add(self._core, writing.Request(self.name, self.user, pieces, place, head))
+        (numbers,) = writing.add(self._core, [writing.Request(self.name, self.user, pieces, place, head)])
+        return numbers
 
     def search(
         self,
@@ -109,6 +110,20 @@ class StreamHandle:
             InputError: There is no such stream.
         """
         return history.turns_at(self._core, self.name, as_of)
+
+    def history(self, turn: int) -> list[StoredTurn]:
+        """Return what a fact was and became: the turns that this one took the place of, itself, and those after it.
+
+        Args:
+            turn: Its number. ``time`` and ``metadata`` of each turn say when and why.
+
+        Returns:
+            The chain, oldest first, also where it goes through other streams.
+
+        Raises:
+            InputError: There is no such turn.
+        """
+        return history.chain(self._core, self.name, turn)
 
     def state(self, *, as_of: Moment | None = None) -> MemoryState:
         """Return the stream's memory now or at a moment, a copy of its own: the store does not see what is done to it.
@@ -181,6 +196,7 @@ class StreamHandle:
     aadd = in_thread(add)
     asearch = in_thread(search)
     aturns = in_thread(turns)
+    ahistory = in_thread(history)
     astate = in_thread(state)
     aforget = in_thread(forget)
     arepair = in_thread(repair)

@@ -42,6 +42,21 @@ def turns_at(core: Core, name: str, as_of: Moment | None, after: int = 0) -> lis
         return rows.turns_between(connection, stream.id, after, seq)
 
 
+def chain(core: Core, name: str, seq: int) -> list[StoredTurn]:
+    """Return the turns that a turn replaced, itself, and those that replaced it, oldest first."""
+    with core.database.read() as connection:
+        start = (rows.known_stream(connection, core.tenant, name).id, seq)
+        if not rows.present(connection, start[0], [seq]):
+            raise InputError(f"The stream {name!r} has no turn {seq}. Pass the number of one that is there.")
+        found, waiting = {start}, [start]
+        while waiting:
+            new = [place for place in rows.neighbours(connection, waiting) if place not in found]
+            found.update(new)
+            waiting = new
+        turns = rows.stored_turns(connection, found)
+    return sorted(turns.values(), key=lambda turn: (turn.recorded, turn.stream, turn.seq))
+
+
 def fork(core: Core, name: str, new: str, at: Moment | None) -> int:
     """Copy a stream as it was at a moment under a new name, with turns, keys and snapshots; return how many turns."""
     with core.database.write() as connection:

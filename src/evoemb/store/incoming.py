@@ -125,8 +125,11 @@ def checked_name(value: object, what: str) -> str:
     return value
 
 
-def checked_metadata(value: Mapping[str, Any] | None) -> dict[str, Any]:
+def checked_metadata(value: Mapping[str, Any] | None, name: str = "metadata") -> dict[str, Any]:
     """Return metadata as JSON keeps it.
+
+    Args:
+        name: What errors call it.
 
     Raises:
         InputError: It holds NaN or what JSON does not know.
@@ -135,12 +138,12 @@ def checked_metadata(value: Mapping[str, Any] | None) -> dict[str, Any]:
     if value is None:
         return {}
     given: object = value  # whatever its type says
-    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
-        raise InputTypeError(f"metadata is {value!r:.60}, expected a dict with texts as keys.")
+    if not isinstance(given, Mapping) or not all(isinstance(one, str) for one in given):
+        raise InputTypeError(f"{name} is {value!r:.60}, expected a dict with texts as keys.")
     try:
         found: dict[str, Any] = json.loads(json.dumps(dict(value), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"metadata cannot be kept as JSON: {error}. Use texts, numbers, lists and dicts.") from error
+        raise InputError(f"{name} cannot be kept as JSON: {error}. Use texts, numbers, lists and dicts.") from error
     return found
 
 

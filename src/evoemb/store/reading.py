@@ -78,28 +78,39 @@ def spec_of_text(text: str) -> StateSpec:
     return StateSpec(**json.loads(text))
 
 
-def read_turns_on(model: Any, generation: Generation, state: MemoryState, texts: Sequence[str]) -> list[ReadTurn]:
-    """Read turns into ``state``, which is advanced, and return what each left.
+def read_turns_on(
+    model: Any, generation: Generation, states: Sequence[MemoryState], texts: Sequence[Sequence[str]]
+) -> list[list[ReadTurn]]:
+    """Read turns of several streams side by side into their states, and return what each turn left.
+
+    Args:
+        states: One a stream; each is advanced.
 
     Raises:
         InputError: A vector or latents cannot be kept in the store's precision.
     """
-    opened = _OpenSegment(model, generation.spec, texts, state)
-    found: list[ReadTurn] = []
-    for start in range(0, len(texts), generation.turns_a_call):
-        piece = list(texts[start : start + generation.turns_a_call])
-        first = int(state.num_turns)  # type: ignore[arg-type]
-        vectors = model.encode_document(piece, stateful=True, state=state, show_progress_bar=False)
-        for place, vector in enumerate(np.asarray(vectors)):
-            latents = state.turn_latents(first + place).float().cpu().numpy()
-            found.append(
-                ReadTurn(
-                    _bytes_of(vector, generation.precision, "vector"),
-                    _bytes_of(latents, generation.precision, "latents"),
-                    *opened.take(start + place),
+    opened = [_OpenSegment(model, generation.spec, own, state) for own, state in zip(texts, states, strict=True)]
+    found: list[list[ReadTurn]] = [[] for _ in texts]
+    for start in range(0, max(len(own) for own in texts), generation.turns_a_call):
+        pieces = {n: list(own[start : start + generation.turns_a_call]) for n, own in enumerate(texts)}
+        active = [n for n, piece in pieces.items() if piece]
+        joined = MemoryState.stack([states[n] for n in active])
+        vectors = model.encode_document(
+            [pieces[n] for n in active], stateful=True, state=joined, show_progress_bar=False
+        )
+        for place, n in enumerate(active):
+            after, first = joined[place], int(states[n].num_turns)  # type: ignore[arg-type]
+            for turn, vector in enumerate(np.asarray(vectors[place])):
+                latents = after.turn_latents(first + turn).float().cpu().numpy()
+                found[n].append(
+                    ReadTurn(
+                        _bytes_of(vector, generation.precision, "vector"),
+                        _bytes_of(latents, generation.precision, "latents"),
+                        *opened[n].take(start + turn),
+                    )
                 )
-            )
-    if opened.after != state.open_turns[0]:
+            states[n].advance(states[n].snapshot(), after.snapshot())
+    if any(one.after != state.open_turns[0] for one, state in zip(opened, states, strict=True)):
         raise StateError("The model keeps another open segment than its packing says. Report this as a defect.")
     return found
 

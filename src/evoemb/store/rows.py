@@ -205,6 +205,19 @@ def replaced_by(connection: Connection, places: Iterable[tuple[int, int]]) -> di
     return found
 
 
+def neighbours(connection: Connection, places: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the turns that some turns replace, and those that replace them, by stream id and number."""
+    t = schema.turn.c
+    found: list[tuple[int, int]] = []
+    for stream, seqs in _grouped(places):
+        old = select(t.replaces_stream, t.replaces_seq).where(
+            t.stream == stream, t.seq.in_(seqs), t.replaces_stream.is_not(None)
+        )
+        new = select(t.stream, t.seq).where(t.replaces_stream == stream, t.replaces_seq.in_(seqs))
+        found += [(row[0], row[1]) for asked in (old, new) for row in connection.execute(asked)]
+    return found
+
+
 def _grouped(places: Iterable[tuple[int, int]]) -> Iterator[tuple[int, list[int]]]:
     """Return turns as numbers of one stream, as many as one statement takes."""
     by_stream: dict[int, list[int]] = {}

@@ -46,7 +46,7 @@ class Filters(NamedTuple):
         if speaker is not None and not isinstance(speaker, str):
             raise InputTypeError(f"speaker is {type(speaker).__name__}, expected a name.")
         return cls(
-            checked_metadata({name: _plain(value) for name, value in where.items()} if where else where),
+            checked_metadata(_plain(where), "where"),
             None if after is None else instant_of(after, "after"),
             None if before is None else instant_of(before, "before"),
             speaker,
@@ -173,8 +173,12 @@ def _hit(turn: StoredTurn, score: float, views: Sequence[_View]) -> StoredHit:
     return StoredHit(**values, score=score)
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, set | frozenset | tuple) else value
+def _plain(where: Any) -> Any:
+    """Return conditions with lists in the place of sets and tuples."""
+    if not isinstance(where, Mapping):
+        return where
+    several = (set, frozenset, tuple)
+    return {name: list(value) if isinstance(value, several) else value for name, value in where.items()}
 
 
 def _has(metadata: Mapping[str, Any], name: str, allowed: Sequence[Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import NamedTuple
 
 from sqlalchemy import Connection, delete, insert, select
@@ -41,9 +42,10 @@ class _Plan(NamedTuple):
     Args:
         first: The number of the first turn.
         is_continued: Whether that turn is the stream's last one, which is read again with what continues it.
-        seqs: The turn of each piece; None where it is one of ``turns``, in order.
+        known: The turns that hold what was there already.
     """
 
+    request: Request
     stream: StreamRow | None
     generation: Generation
     state: MemoryState
@@ -54,33 +56,59 @@ class _Plan(NamedTuple):
     replaces: tuple[int, int] | None
     known: list[int]
 
+    @property
+    def numbers(self) -> list[int]:
+        """The turns that hold what was given."""
+        return sorted({*self.known, *range(self.first, self.first + len(self.turns))})
 
-def add(core: Core, request: Request) -> list[int]:
-    """Add turns to a stream and return their numbers; of turns whose key is known, the number they have.
+
+def add(core: Core, requests: Sequence[Request]) -> list[list[int]]:
+    """Add turns to streams side by side, in one commit.
+
+    Returns:
+        For every stream the numbers of its turns; of turns whose key is known, the number they have.
 
     Raises:
-        StateError: The stream's head is not the one the caller knows.
+        StateError: A stream's head is not the one the caller knows.
     """
-    with core.locked(request.name):
+    with ExitStack() as locks:
+        for name in sorted({request.name for request in requests}):  # in one order, so that nobody waits in a circle
+            locks.enter_context(core.locked(name))
         for attempt in range(TRIES):
             with core.database.read() as connection:
-                plan = _plan(core, connection, request)
-            if plan.stream is not None and plan.stream.stale_from is not None and plan.turns:
-                repair_held(core, request.name)  # later turns must not build on what is forgotten
+                plans = [_plan(core, connection, request) for request in requests]
+            if stale := [one for one in plans if one.turns and one.stream is not None and one.stream.stale_from]:
+                for one in stale:  # later turns must not build on what is forgotten
+                    repair_held(core, one.request.name)
                 continue
-            if not plan.turns:
-                return plan.known
-            state = plan.state[0:1]
-            read = read_turns_on(core.model, plan.generation, state, [turn.text for turn in plan.turns])
-            kept = _keep(core, request, plan, read)
-            if kept is not None:
-                core.states.put((kept.generation.id, kept.stream.id, kept.stream.version), state)
-                return sorted({*plan.known, *(plan.first + place for place in range(len(plan.turns)))})
+            todo = [plan for plan in plans if plan.turns]
+            if not todo or _read_and_keep(core, todo):
+                return [plan.numbers for plan in plans]
             wait_a_little(attempt)
+    names = ", ".join(repr(request.name) for request in requests[:3])
     raise StateError(
-        f"The stream {request.name!r} was changed by others {TRIES} times while these turns were read, so they were "
-        "not added. Call again, or let one process write to a stream."
+        f"The streams {names} were changed by others {TRIES} times while these turns were read: they are not added. "
+        "Call again, or let one process write to a stream."
     )
+
+
+def _read_and_keep(core: Core, plans: Sequence[_Plan]) -> bool:
+    """Read and write turns; return whether the streams were still as they had been planned for."""
+    states = [plan.state[0:1] for plan in plans]
+    read = read_turns_on(core.model, plans[0].generation, states, [[one.text for one in plan.turns] for plan in plans])
+    try:
+        with core.database.write() as connection:
+            generation = _written(connection, plans[0].generation)
+            kept = [_keep(connection, core, generation, *pair) for pair in zip(plans, read, strict=True)]
+    except _MovedError:
+        return False
+    for stream, state in zip(kept, states, strict=True):
+        core.states.put((generation.id, stream.id, stream.version), state)
+    return True
+
+
+class _MovedError(Exception):
+    """A stream is not as it was planned for, so that nothing is kept."""
 
 
 def check_user(stream: StreamRow, user: str | None) -> None:
@@ -128,61 +156,57 @@ def _plan(core: Core, connection: Connection, request: Request) -> _Plan:
         state = MemoryState.of_turns(generation.spec, [], num_turns=0)
     else:
         state = core.state(connection, generation, stream, base)
-    return _Plan(stream, generation, state, turns, first, is_continued, zone, replaces, sorted(set(known.values())))
+    return _Plan(
+        request, stream, generation, state, turns, first, is_continued, zone, replaces, sorted(set(known.values()))
+    )
 
 
-def _keep(core: Core, request: Request, plan: _Plan, read: Sequence[ReadTurn]) -> _Kept | None:
-    """Write what was read, if the stream is still as it was; None if it is not."""
+def _written(connection: Connection, generation: Generation) -> Generation:
+    """Return the generation with its number; the first turn of a store writes it."""
+    if generation.id:
+        return generation
+    if rows.current_generation(connection) is not None:
+        raise _MovedError  # another one has just written the first turn
+    generation = rows.add_generation(connection, generation)
+    connection.execute(insert(schema.meta).values(name="generation", value=str(generation.id)))
+    return generation
+
+
+def _keep(
+    connection: Connection, core: Core, generation: Generation, plan: _Plan, read: Sequence[ReadTurn]
+) -> StreamRow:
+    """Write what was read of a stream, if it is still as it was; return it as it is now."""
+    stream = plan.stream or _new_stream(connection, core.tenant, plan.request)
     last = plan.first + len(plan.turns) - 1
     numbers = range(plan.first, last + 1)
-    with core.database.write() as connection:
-        generation = plan.generation
-        if not generation.id:
-            if rows.current_generation(connection) is not None:
-                return None  # another one has just written the first turn
-            generation = rows.add_generation(connection, generation)
-            connection.execute(insert(schema.meta).values(name="generation", value=str(generation.id)))
-        stream = plan.stream
-        if stream is None:
-            stream = _new_stream(connection, core.tenant, request)
-        if stream is None:
-            return None
-        count = stream.num_turns + len(plan.turns) - plan.is_continued
-        if not moved(
-            connection,
-            stream,
-            generation,
-            head=last,
-            next_seq=max(stream.next_seq, last + 1),
-            num_turns=count,
-            zone=plan.zone,
-        ):
-            return None
-        replaces = plan.replaces
-        if plan.is_continued:
-            replaces = _take_out(connection, stream.id, plan.first) or replaces
-        rows.add_turns(connection, stream.id, list(zip(numbers, plan.turns, strict=True)), replaces)
-        version = stream.version + 1
-        rows.add_readings(connection, generation.id, stream.id, version, list(zip(numbers, read, strict=True)))
-        return _Kept(generation, stream._replace(version=version, head=last))
+    values = {
+        "head": last,
+        "next_seq": max(stream.next_seq, last + 1),
+        "num_turns": stream.num_turns + len(plan.turns) - plan.is_continued,
+        "zone": plan.zone,
+    }
+    if not moved(connection, stream, generation, **values):
+        raise _MovedError
+    replaces = plan.replaces
+    if plan.is_continued:
+        replaces = _take_out(connection, stream.id, plan.first) or replaces
+    version = stream.version + 1
+    rows.add_turns(connection, stream.id, list(zip(numbers, plan.turns, strict=True)), replaces)
+    rows.add_readings(connection, generation.id, stream.id, version, list(zip(numbers, read, strict=True)))
+    return stream._replace(version=version)
 
 
-class _Kept(NamedTuple):
-    generation: Generation
-    stream: StreamRow
-
-
-def _new_stream(connection: Connection, tenant: str, request: Request) -> StreamRow | None:
-    """Make a stream; None if another one has just made it."""
+def _new_stream(connection: Connection, tenant: str, request: Request) -> StreamRow:
+    """Make a stream, unless another one has just made it."""
     values = {"version": 0, "edition": 0, "head": 0, "next_seq": 1, "num_turns": 0, "zone": "", "created": now()}
     try:
         with connection.begin_nested():
             connection.execute(
                 insert(schema.stream).values(tenant=tenant, user=request.user, name=request.name, **values)
             )
-    except IntegrityError:
-        return None
-    return rows.find_stream(connection, tenant, request.name)
+    except IntegrityError as error:
+        raise _MovedError from error
+    return rows.known_stream(connection, tenant, request.name)
 
 
 def _take_out(connection: Connection, stream: int, seq: int) -> tuple[int, int] | None:
