@@ -11,6 +11,6 @@ except ImportError as error:
 
 from evoemb.store.handle import StreamHandle
 from evoemb.store.store import MemoryStore
-from evoemb.store.types import Difference, Forgotten, StoredHit, StoredTurn, TurnId
+from evoemb.store.types import Counted, Difference, Forgotten, StoredHit, StoredTurn, TurnId
 
-__all__ = ["Difference", "Forgotten", "MemoryStore", "StoredHit", "StoredTurn", "StreamHandle", "TurnId"]
+__all__ = ["Counted", "Difference", "Forgotten", "MemoryStore", "StoredHit", "StoredTurn", "StreamHandle", "TurnId"]

@@ -89,6 +89,12 @@ class Database:
             time.sleep(0.01 * (attempt + 1))
         return False
 
+    def size(self) -> int:
+        """Return the bytes of the database, its log left out."""
+        asked = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
+        with self.read() as connection:
+            return int(connection.exec_driver_sql(asked if self.is_sqlite else _POSTGRES_SIZE).scalar() or 0)
+
     def close(self) -> None:
         """Let go of the connections."""
         self._closed = True
@@ -166,6 +172,7 @@ class Database:
                 migrate(connection, self.name)
 
 
+_POSTGRES_SIZE = "SELECT sum(pg_total_relation_size(relid)) FROM pg_stat_user_tables WHERE relname LIKE 'evoemb%%'"
 _REMEDIES = {
     "disk is full": "Free some space and call again.",
     "readonly": "Make the file and its folder writable to add or forget; searching works without.",

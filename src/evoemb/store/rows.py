@@ -63,6 +63,16 @@ def streams_of(connection: Connection, tenant: str, user: str | None = None) -> 
     return [StreamRow(*row) for row in connection.execute(asked if user is None else asked.where(s.user == user))]
 
 
+def counts(connection: Connection, tenant: str) -> dict[str, int | str]:
+    """Return how many streams, users and turns there are, and which model read them."""
+    s = schema.stream.c
+    asked = select(func.count(), func.count(func.nullif(s.user, "").distinct()), func.coalesce(func.sum(s.num_turns), 0))
+    streams, users, turns = connection.execute(asked.where(s.tenant == tenant)).one()
+    generation = current_generation(connection)
+    about = {} if generation is None else {"model": generation.spec.model_id, "precision": generation.precision}
+    return {"streams": streams, "users": users, "turns": int(turns), **about}
+
+
 def current_generation(connection: Connection) -> Generation | None:
     """Return the model that the store's turns were read with; None before the first turn."""
     chosen = connection.scalar(select(schema.meta.c.value).where(schema.meta.c.name == "generation"))

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from evoemb._errors import InputError
 from evoemb.data.turns import Message, Stream
-from evoemb.store import forgetting, rows, search, writing
+from evoemb.store import files, forgetting, rows, search, writing
 from evoemb.store.core import Core
 from evoemb.store.database import Database
 from evoemb.store.handle import StreamHandle
@@ -19,7 +19,7 @@ from evoemb.store.reading import PRECISIONS, Precision
 from evoemb.store.search import Filters, Query
 from evoemb.store.threads import in_thread
 from evoemb.store.times import Time, instant_of
-from evoemb.store.types import Forgotten, StoredHit
+from evoemb.store.types import Counted, Forgotten, StoredHit
 from evoemb.store.writing import Request
 
 if TYPE_CHECKING:
@@ -196,6 +196,37 @@ class MemoryStore:
             None if user is None else checked_name(user, "user"),
         )
 
+    def export(self, path: str | os.PathLike[str], *, user: str | None = None) -> Counted:
+        """Write streams with all that was kept of them to a file of JSON lines, which only its owner can read.
+
+        Args:
+            path: Packed if it ends in ``.gz``.
+            user: Whose streams; None for all.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+        return files.export(self._core, path, None if user is None else checked_name(user, "user"))
+
+    def import_(self, path: str | os.PathLike[str]) -> Counted:
+        """Take all streams from a file that :meth:`export` wrote, or none. Nothing is read again, no model is needed.
+
+        Raises:
+            InputError: The file is no export or damaged, or a stream of it is here already.
+            StateError: Its turns were read by another model than this store's.
+            StorageError: The file cannot be read, or the database refuses to write.
+        """
+        return files.import_(self._core, path)
+
+    def stats(self) -> dict[str, int | str]:
+        """Return what the store holds: streams, users, turns, its model, and the bytes of its file."""
+        with self._core.database.read() as connection:
+            found = rows.counts(connection, self._core.tenant)
+        return {**found, "bytes": self._core.database.size()}
+
+    aexport = in_thread(export)
+    aimport_ = in_thread(import_)
+    astats = in_thread(stats)
     aadd_many = in_thread(add_many)
     aforget = in_thread(forget)
     astreams = in_thread(streams)

@@ -67,6 +67,13 @@ class Forgotten(NamedTuple):
     erased: bool = True
 
 
+class Counted(NamedTuple):
+    """How many streams and turns were written or taken."""
+
+    streams: int
+    turns: int
+
+
 class Difference(NamedTuple):
     """What stands between two moments of a stream: turns only the later one has, and only the earlier one."""
 
