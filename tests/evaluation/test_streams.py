@@ -42,6 +42,19 @@ def test_a_speaker_is_read_where_a_turn_is_one_utterance():
     assert (utterances.texts, pairs.texts) == (["Ann: hello", "hi"], ["hello", "hi"])
 
 
+def test_a_speaker_who_stands_in_the_text_already_is_not_named_twice():
+    turns = [{"text": "Ann: hello", "speaker": "Ann"}, {"text": "Ann: is here", "speaker": "Bo"}]
+    stream = parse_stream({"stream_id": "u", "form": "utterances", "turns": turns}, "here")
+    assert stream.texts == ["Ann: hello", "Bo: Ann: is here"]
+
+
+def test_a_value_that_has_come_back_is_no_rival_where_it_stood_before():
+    value = changed_query(evidence_turns=[6], mentions=[0, 3, 6], same_value_turns=[0])
+    stream = parse_stream(value, "here")
+    assert stream.queries[1].rivals == (3,)
+    assert parse_stream(stream.to_json(), "here") == stream
+
+
 def test_a_question_without_evidence_is_kept_but_not_scored(eval_streams):
     stream = eval_streams[0]
     assert len(stream.queries) == 5
@@ -67,6 +80,7 @@ def changed_query(**changes):
         (changed_query(query=None), r"line 2, queries\[1\]: there is no 'query'"),
         (changed_query(qid="last@8"), r"line 2, queries\[1\].qid: 'last@8' stands twice"),
         (changed_query(mentions=[99]), r"line 2, queries\[1\].mentions: 99 is not among"),
+        (changed_query(same_value_turns=[8]), r"line 2, queries\[1\].same_value_turns: 8 is not among"),
         (stream_value("s1", turns=[]), r"line 2, turns: this list is empty"),
         (stream_value("s1", turns=[{"text": 3}]), r"line 2, turns\[0\].text: a string is expected here, but int"),
         (stream_value("s1", turns=[{"text": "a\ud800"}]), r"turns\[0\].text: character 1 is half of a surrogate"),

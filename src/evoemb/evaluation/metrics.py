@@ -97,7 +97,7 @@ def averages(outcomes: Sequence[Outcome]) -> dict[str, float]:
     if ordered := [one for one in outcomes if one.order is not None]:
         means["order_acc"] = fmean(float(one.order or 0) for one in ordered)
         asked = [one.query for one in ordered]
-        means["order_chance"] = fmean(len(q.evidence_turns) / len({*q.evidence_turns, *q.mentions}) for q in asked)
+        means["order_chance"] = fmean(len(q.evidence_turns) / len({*q.evidence_turns, *q.rivals}) for q in asked)
     return means
 
 

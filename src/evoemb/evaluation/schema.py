@@ -42,11 +42,13 @@ class StreamQuery:
         asked_at: Turns seen when it is asked; only those may be ranked.
         category: What figures are grouped by.
         answer: The right answer, if there is one in words.
-        kind: ``"first"``, ``"last"``, ``"middle"``, ``"previous"``, ``"single"`` or empty.
+        kind: ``"first"``, ``"last"``, ``"middle"``, ``"previous"``, ``"single"``, another name of yours, or empty.
         mentions: All turns that compete, the right ones among them. For scoring only; no model is given them.
         group: Pairs a "first" with its "last" question; empty if it has no such partner.
         template: Name of the wording, as the source gives it.
         asked_date: When it is asked, in the source's own words; empty where it is not known.
+        same_value_turns: Those of ``mentions`` that are out of date but state the right value, which has come back:
+            neither evidence nor rivals.
     """
 
     qid: str
@@ -60,11 +62,13 @@ class StreamQuery:
     group: str = ""
     template: str = ""
     asked_date: str = ""
+    same_value_turns: tuple[int, ...] = ()
 
     @property
     def rivals(self) -> tuple[int, ...]:
-        """Turns that compete with the evidence and are wrong."""
-        return tuple(turn for turn in self.mentions if turn not in self.evidence_turns)
+        """Turns that compete with the evidence and state another value."""
+        right = {*self.evidence_turns, *self.same_value_turns}
+        return tuple(turn for turn in self.mentions if turn not in right)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +85,13 @@ class EvalStream:
 
     @property
     def texts(self) -> list[str]:
-        """What a model reads of each turn: its text, behind ``"name: "`` where a turn is one speaker's message."""
-        named = self.form == UTTERANCES
-        return [f"{turn.speaker}: {turn.text}" if named and turn.speaker else turn.text for turn in self.turns]
+        """What a model reads of each turn: its text, behind ``"name: "`` where a turn is one speaker's message.
+
+        A text that begins with this name already is read as it stands.
+        """
+        if self.form != UTTERANCES:
+            return [turn.text for turn in self.turns]
+        return [_under_name(turn) for turn in self.turns]
 
     @property
     def scored(self) -> tuple[StreamQuery, ...]:
@@ -95,6 +103,12 @@ class EvalStream:
         about = {field.name: getattr(self, field.name) for field in fields(self)}
         turns, queries = ([_plain(item) for item in about.pop(name)] for name in ("turns", "queries"))
         return {**about, "turns": turns, "queries": queries}
+
+
+def _under_name(turn: StreamTurn) -> str:
+    """A turn's text behind its speaker's name, once."""
+    head = f"{turn.speaker}: " if turn.speaker else ""
+    return turn.text if turn.text.startswith(head) else f"{head}{turn.text}"
 
 
 def parse_stream(value: object, where: str) -> EvalStream:
@@ -164,6 +178,7 @@ def _query(value: object, where: str, num_turns: int) -> StreamQuery:
         group=_text(query, "group", where, default=""),
         template=_text(query, "template", where, default=""),
         asked_date=_text(query, "asked_date", where, default=""),
+        same_value_turns=_turn_numbers(query, "same_value_turns", where, asked_at, default=()),
     )
 
 
