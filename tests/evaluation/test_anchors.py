@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -60,6 +61,16 @@ def test_mixing_adds_the_two_turns_before(vectors, eval_streams):
     mixed = turns[6] + MIX_WEIGHTS[0] * turns[5] + MIX_WEIGHTS[1] * turns[4]
     expected = mixed @ asked[0] / np.linalg.norm(mixed) / np.linalg.norm(asked[0])
     assert make_anchor("mix", vectors).score(eval_streams)[0][0][6] == pytest.approx(expected, abs=1e-6)
+
+
+def test_newest3_puts_the_best_three_newest_first_and_leaves_the_rest(vectors, eval_streams):
+    static, ruled = (make_anchor(name, vectors).score(eval_streams) for name in ("static", "newest3"))
+    moved = 0
+    for before, after in zip(chain(*static), chain(*ruled), strict=True):
+        was, now = (list(np.argsort(-one, kind="stable")) for one in (before, after))
+        assert now == [*sorted(was[:3], reverse=True), *was[3:]]
+        moved += now != was
+    assert moved
 
 
 def test_the_position_rule_sorts_the_best_five(vectors, eval_streams):

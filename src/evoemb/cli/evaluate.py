@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from evoemb.evaluation.comparison import Plan
     from evoemb.evaluation.schema import EvalStream
 
-_ANCHORS = "bm25,static,centred,mix,position,hybrid"
+_ANCHORS = "bm25,static,centred,mix,newest3,position,hybrid"
 _CONTROLS = "off,shuffled,ages,frozen@8"
 
 _EXAMPLES = """

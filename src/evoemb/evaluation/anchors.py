@@ -18,6 +18,7 @@ ANCHORS = {
     "static": "the model without any memory",
     "centred": "static, the mean of the turns seen subtracted from turns and question",
     "mix": "static, each turn's vector plus 1/2 and 1/4 of the two before it",
+    "newest3": "static, its best three put newest first",
     "position": "static, its best five put in the order that first / last / previous / middle asks for",
     "hybrid": "reciprocal-rank fusion of BM25 and static",
 }
@@ -25,6 +26,9 @@ ANCHORS = {
 
 MIX_WEIGHTS = (0.5, 0.25)
 """Weights of the previous turn's vector and of the one before, beside 1 for the turn's own."""
+
+NEWEST_DEPTH = 3
+"""Turns that ``newest3`` puts into order."""
 
 POSITION_DEPTH = 5
 """Turns that the position rule puts into order."""
@@ -52,6 +56,8 @@ def make_anchor(name: str, vectors: StaticVectors) -> System:
         return CentredSystem(vectors)
     if name == "mix":
         return MixSystem(vectors)
+    if name == "newest3":
+        return NewestSystem(vectors)
     if name == "position":
         return PositionSystem(vectors)
     if name == "hybrid":
@@ -115,6 +121,19 @@ class MixSystem:
         return found
 
 
+class NewestSystem:
+    """Static, its best turns put newest first: what "the newest is right" is worth without any memory."""
+
+    name = "newest3"
+
+    def __init__(self, vectors: StaticVectors) -> None:
+        self._static = StaticSystem(vectors)
+
+    def score(self, streams: Sequence[EvalStream]) -> list[list[Scores]]:
+        """Score as static does, with the best three turns in the order of their age, whatever is asked."""
+        return [[_newest_first(scores) for scores in found] for found in self._static.score(streams)]
+
+
 class PositionSystem:
     """Static, with a rule for questions of order: its best five turns, sorted by where they stand.
 
@@ -138,6 +157,12 @@ class PositionSystem:
 def kind_of(query: StreamQuery) -> str:
     """The kind of a question: as the data set says, else by its words; empty if it is about no order."""
     return query.kind or next((kind for kind, words in _KIND_WORDS if words.search(query.query)), "")
+
+
+def _newest_first(scores: Scores) -> Scores:
+    """Put the best turns above all others, the newest highest."""
+    best = np.argsort(-scores, kind="stable")[:NEWEST_DEPTH]
+    return put_above(scores, best, best.astype(np.float64))
 
 
 def _in_order(query: StreamQuery, scores: Scores) -> Scores:

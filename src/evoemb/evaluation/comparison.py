@@ -14,6 +14,7 @@ from evoemb.evaluation.anchors import ANCHORS, Bm25System, make_anchor
 from evoemb.evaluation.bootstrap import interval, paired_difference
 from evoemb.evaluation.controls import CONTROLS, Control, parse_control
 from evoemb.evaluation.evolving import model_system
+from evoemb.evaluation.kinds import differences_by_kind, figures_by_kind
 from evoemb.evaluation.metrics import EXCLUDED_CATEGORY, Outcome, Scores, summary
 from evoemb.evaluation.probe import probe
 from evoemb.evaluation.runs import Ledger, OnProgress, SystemRun, digest_of, run_systems
@@ -145,6 +146,7 @@ def evaluate(
         "memory": plan.memory,
         "systems": [_system_entry(run) for run in runs],
         "differences": _differences(runs),
+        "differences_by_kind": differences_by_kind(runs),
     }
     if plan.probe_streams:
         chosen = sorted(streams, key=lambda stream: -len(stream.turns))[: plan.probe_streams]
@@ -187,6 +189,7 @@ def _system_entry(run: SystemRun) -> dict[str, Any]:
         "summary": summary(run.outcomes),
         "intervals": {figure: found._asdict() for figure, found in intervals.items() if found},
         "ages": _recall_by_age(run.outcomes),
+        "kinds": figures_by_kind(run.outcomes),
     }
 
 

@@ -13,7 +13,7 @@ def shown_figures(results: dict[str, Any]) -> list[str]:
 
 
 def to_markdown(results: dict[str, Any]) -> str:
-    """Return results as a Markdown page: table with intervals, what the controls say, order, categories."""
+    """Return results as a Markdown page: table with intervals, what the controls say, order, kinds, categories."""
     benchmark, model = results["benchmark"], results["model"]
     counted = f"{benchmark['streams']} streams, {benchmark['turns']} turns, {benchmark['questions']} questions"
     bare = f"{benchmark['without_evidence']} have no evidence and are not scored"
@@ -27,6 +27,7 @@ def to_markdown(results: dict[str, Any]) -> str:
     ]
     joint = _joint_table(results)
     parts += ["## Order, jointly", joint] if joint else []
+    parts += _kind_sections(results)
     parts += ["## Recall@10 by category", _category_table(results)]
     return "\n\n".join(parts) + "\n"
 
@@ -87,6 +88,32 @@ def _joint_table(results: dict[str, Any]) -> str:
         if any(value is not None for value in values):
             rows.append([system["name"], *("" if value is None else _percent(value) for value in values)])
     return markdown_table(rows) if len(rows) > 1 else ""
+
+
+def _kind_sections(results: dict[str, Any]) -> list[str]:
+    """Headings and tables of the hits by kind of question, where the questions have kinds."""
+    shown = results["systems"][0].get("kinds", {})
+    if not shown:
+        return []
+    sections = []
+    for figure in ("hit@1", "hit@3", "hit@10"):
+        kinds = {name: values for name, values in shown.items() if figure in values}
+        rows = [["system", *(f"{name} ({values['n']})" for name, values in kinds.items())]]
+        for system in results["systems"]:
+            rows.append([system["name"], *(_percent(system["kinds"][name][figure]) for name in kinds)])
+        sections += [f"## {figure} by kind of question", markdown_table(rows)]
+    differences = results.get("differences_by_kind", [])
+    if differences:
+        sections += [f"## hit@1 by kind, {differences[0]['of']} minus the others", _kind_differences(differences)]
+    return sections
+
+
+def _kind_differences(differences: list[dict[str, Any]]) -> str:
+    found: dict[str, dict[str, str]] = {}
+    for one in differences:
+        found.setdefault(one["minus"], {})[one["kind"]] = _signed(one)
+    kinds = list(dict.fromkeys(one["kind"] for one in differences))
+    return markdown_table([["minus", *kinds], *([name, *(row[kind] for kind in kinds)] for name, row in found.items())])
 
 
 def _category_table(results: dict[str, Any]) -> str:
