@@ -150,6 +150,6 @@ def _delete_streams(connection: Connection, chosen: Select[tuple[int]]) -> int:
     connection.execute(
         update(schema.turn).where(t.replaces_stream.in_(chosen)).values(replaces_stream=None, replaces_seq=None)
     )
-    for table in (schema.turn, schema.turn_key, schema.reading, schema.snapshot):
+    for table in (schema.turn, schema.turn_key, schema.reading, schema.snapshot, schema.progress):
         connection.execute(delete(table).where(table.c.stream.in_(chosen)))
     return count

@@ -66,7 +66,8 @@ def streams_of(connection: Connection, tenant: str, user: str | None = None) -> 
 def counts(connection: Connection, tenant: str) -> dict[str, int | str]:
     """Return how many streams, users and turns there are, and which model read them."""
     s = schema.stream.c
-    asked = select(func.count(), func.count(func.nullif(s.user, "").distinct()), func.coalesce(func.sum(s.num_turns), 0))
+    users_named = func.count(func.nullif(s.user, "").distinct())
+    asked = select(func.count(), users_named, func.coalesce(func.sum(s.num_turns), 0))
     streams, users, turns = connection.execute(asked.where(s.tenant == tenant)).one()
     generation = current_generation(connection)
     about = {} if generation is None else {"model": generation.spec.model_id, "precision": generation.precision}

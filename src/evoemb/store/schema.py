@@ -92,3 +92,11 @@ snapshot = Table(
     Column("seq", BigInteger, nullable=False),
     Column("created", BigInteger, nullable=False),
 )
+
+progress = Table(  # of a model that reads everything again, beside the one in use
+    "evoemb_progress",
+    TABLES,
+    Column("generation", _Id, primary_key=True, autoincrement=False),
+    Column("stream", _Id, primary_key=True, autoincrement=False),
+    Column("edition", BigInteger, nullable=False),  # the stream's, when its first turn was read
+)

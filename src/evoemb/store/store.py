@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from evoemb._errors import InputError
 from evoemb.data.turns import Message, Stream
-from evoemb.store import files, forgetting, rows, search, writing
+from evoemb.store import files, forgetting, generations, rows, search, writing
 from evoemb.store.core import Core
 from evoemb.store.database import Database
 from evoemb.store.handle import StreamHandle
@@ -218,6 +218,24 @@ class MemoryStore:
         """
         return files.import_(self._core, path)
 
+    def reembed(self, model: EvoEmbedding, *, progress: bool = False) -> int:
+        """Let another model read all turns again, and use it from then on.
+
+        Until it is done, the store answers with the model of before; then it changes over in one commit. A call that
+        was broken off goes on where it was. Call it on a store that was opened without a model or with the old one.
+
+        Args:
+            progress: Show a bar that counts turns.
+
+        Returns:
+            Turns that were read; 0 where the store is this model's already.
+
+        Raises:
+            InputError: The store is bound to a tenant; the model changes for all of them.
+            StorageError: The database refuses to write.
+        """
+        return generations.reembed(self._core, model, progress=progress)
+
     def stats(self) -> dict[str, int | str]:
         """Return what the store holds: streams, users, turns, its model, and the bytes of its file."""
         with self._core.database.read() as connection:
@@ -226,6 +244,7 @@ class MemoryStore:
 
     aexport = in_thread(export)
     aimport_ = in_thread(import_)
+    areembed = in_thread(reembed)
     astats = in_thread(stats)
     aadd_many = in_thread(add_many)
     aforget = in_thread(forget)
