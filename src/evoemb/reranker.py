@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from evoemb._errors import InputError
 from evoemb.cuts import CutTexts
 from evoemb.default_model.base import DEFAULT_MODEL
+from evoemb.default_model.packaged import packaged_model
 from evoemb.encoding import converted, refuse_parallel, refuse_unknown, wants_progress_bar
 from evoemb.model import EvoEmbedding
 from evoemb.modules.config import ReaderName
@@ -23,6 +24,7 @@ from evoemb.modules.latent_memory_queue import LatentMemoryQueue
 from evoemb.modules.readers.features import LAST_ONLY
 from evoemb.modules.stateful_transformer import StatefulTransformer
 from evoemb.modules.stream_score import QUERY_EMBEDDING, StreamScore
+from evoemb.modules.time_ordered_score import TimeOrderedScore
 from evoemb.pairs import (
     CANDIDATES,
     GROUPS,
@@ -42,22 +44,28 @@ from evoemb.stack import evolving_stack, own_module, pools_last_token, spec_of
 from evoemb.state.handle import MemoryState, one_stream
 from evoemb.state.memory import StateSpec, StreamMemory
 from evoemb.streaming.candidates import CandidateStream, embed_candidates
-from evoemb.streaming.rows import Limits, Stack
+from evoemb.streaming.rows import Limits, Stack, TokenIds
+from evoemb.time_ordered import Answered, answered, text_states
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
 class EvoReranker(CrossEncoder):
-    """Rerank candidates that form a stream: a candidate sees those before it, the query sees them all.
+    """Rerank candidates that form a stream: which of them answers the query, and is it still so?
 
-    The scores are listwise: they depend on which candidates are given and in which order, so give them in an order that
-    means something (time, or the first-stage rank). Consecutive pairs with the same query are one candidate stream.
+    The scores are listwise: they depend on which candidates are given and in which order, so give them in the order in
+    which they were said. Consecutive pairs with the same query are one candidate stream.
+
+    The last module of the stack decides how candidates are read. `TimeOrderedScore`, which the model that ships with
+    evoemb has, compares the words of query and candidates and knows which candidate is newer. `StreamScore`, which any
+    other model gets, embeds each candidate in the light of those before it, and the query in the light of all.
 
     Args:
         model_name_or_path: A saved reranker or evoemb model (Hub id or folder), any model that
-            :class:`evoemb.EvoEmbedding` takes, or a loaded ``EvoEmbedding``, whose modules are then shared.
-        temperature: Divides the cosine; None keeps the saved one, or 0.1.
+            :class:`evoemb.EvoEmbedding` takes, or a loaded ``EvoEmbedding``, whose modules are then shared. None, or
+            ``"evoemb-minilm"``: the trained reranker that ships with evoemb.
+        temperature: Of `StreamScore`: divides the cosine; None keeps the saved one, or 0.1.
         **kwargs: As for CrossEncoder, and the memory arguments of ``EvoEmbedding`` for a fresh memory.
 
     Source: EvoEmbedding (arXiv 2606.21649), reranking.
@@ -92,10 +100,14 @@ class EvoReranker(CrossEncoder):
         elif name is None and modules is None:
             name = DEFAULT_MODEL
         super().__init__(name, modules=modules, activation_fn=activation_fn or nn.Identity(), **kwargs)
-        if not isinstance(self[-1], StreamScore):
-            raise InputError("The last module must be StreamScore. Build the reranker from an EvoEmbedding.")
+        if not isinstance(self[-1], StreamScore | TimeOrderedScore):
+            raise InputError(
+                "The last module must be StreamScore or TimeOrderedScore. Build the reranker from an EvoEmbedding."
+            )
         evolving_stack(list(self), self._memory_choices, name)  # refuses choices that contradict the memory it has
         if temperature is not None:
+            if isinstance(self[-1], TimeOrderedScore):
+                raise InputError(f"temperature={temperature!r} was given, but TimeOrderedScore has none. Leave it out.")
             self[-1].temperature = StreamScore(temperature).temperature
 
     @property
@@ -201,6 +213,8 @@ class EvoReranker(CrossEncoder):
         self.eval()
         if prompt is not None or prompt_name is not None:
             prompt = self._resolve_prompt(prompt, prompt_name)
+        if state is not None and isinstance(self[-1], TimeOrderedScore):
+            raise InputError("state was given, but this reranker judges candidates by themselves. Leave state out.")
         memory, activation = self._starting_memory(state), activation_fn or self.activation_fn
         cut = CutTexts(self._transformer, truncate=truncate)
         found: list[Tensor] = []
@@ -303,6 +317,32 @@ class EvoReranker(CrossEncoder):
             return ranked
         return [RankedId(corpus_id=hit["corpus_id"], score=hit["score"]) for hit in ranked]
 
+    @torch.no_grad()
+    def answer_probability(self, query: str, documents: Any, *, batch_size: int = 32) -> float:
+        """Return how likely it is that any of the candidates answers the query, 0 to 1.
+
+        Args:
+            documents: Candidates in the order in which they were said, as :meth:`rank` takes them; none give 0.
+            batch_size: Texts of one forward at most.
+
+        Raises:
+            InputError: The reranker's last module is no `TimeOrderedScore`: only that one was trained to say so.
+            InputTypeError: The candidates are no list of strings.
+        """
+        if not isinstance(self[-1], TimeOrderedScore):
+            raise InputError(
+                f"This reranker ends with {type(self[-1]).__name__}, which always prefers some candidate. Use "
+                "EvoReranker(), whose TimeOrderedScore was trained on questions without an answer."
+            )
+        pairs = [(query, text) for text in checked_documents(documents)]
+        if not pairs:
+            return 0.0
+        self.eval()
+        features = self._features(pairs, None, CutTexts(self._transformer), 0, {})
+        asked, said, groups = features[QUERIES], features[CANDIDATES], features[GROUPS].tolist()
+        (found,) = self._in_time_order(unpadded(asked), unpadded(said), groups, Limits(batch_size))
+        return 1 - float(found.probabilities[-1])
+
     def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
         """Tokenize pairs ``(query, candidate)`` into candidate streams, one for each run of equal queries.
 
@@ -336,6 +376,9 @@ class EvoReranker(CrossEncoder):
     def _score(self, features: dict[str, Any], memory: StreamMemory, limits: Limits) -> dict[str, Any]:
         groups = features[GROUPS].tolist()
         candidates, queries = unpadded(features[CANDIDATES]), unpadded(features[QUERIES])
+        if isinstance(self[-1], TimeOrderedScore):
+            scores = [one.scores for one in self._in_time_order(queries, candidates, groups, limits)]
+            return {**features, "scores": torch.cat(scores).unsqueeze(-1)}
         written = unpadded(features[WRITTEN]) if WRITTEN in features else None
         members = [[row for row, group in enumerate(groups) if group == number] for number in range(len(queries))]
         streams = [
@@ -348,6 +391,24 @@ class EvoReranker(CrossEncoder):
             **features,
             **self[-1]({QUERY_EMBEDDING: asked, "sentence_embedding": torch.cat([one.candidates for one in embedded])}),
         }
+
+    def _in_time_order(
+        self, queries: Sequence[TokenIds], candidates: Sequence[TokenIds], groups: Sequence[int], limits: Limits
+    ) -> list[Answered]:
+        """Score each query's candidates with a `TimeOrderedScore`, which reads texts without a memory."""
+        score: Any = self[-1]
+        asked = text_states(self._transformer, self._embed_tokens, queries, score.layers, limits)
+        said = text_states(self._transformer, self._embed_tokens, candidates, score.layers, limits)
+        streams = [
+            [turn for turn, group in zip(said, groups, strict=True) if group == number] for number in range(len(asked))
+        ]
+        return answered(score, list(zip(asked, streams, strict=True)))
+
+    def _embed_tokens(self, features: dict[str, Any]) -> dict[str, Any]:
+        """Run the modules between the transformer and the score."""
+        for module in list(self)[1:-1]:
+            features = module(features)
+        return features
 
     def _stack(self) -> Stack:
         queue: LatentMemoryQueue = self[1]  # type: ignore[assignment]
@@ -386,7 +447,8 @@ class EvoReranker(CrossEncoder):
         given = {name: text for name, text in self.prompts.items() if text is not None}
         self.prompts = {**embedding.prompts, **given}
         self.default_prompt_name = self.default_prompt_name or embedding.default_prompt_name
-        stack = [*embedding, StreamScore()]
+        packaged = packaged_model(model_name_or_path)
+        stack = [*embedding, (packaged and packaged.score()) or StreamScore()]
         return OrderedDict((str(index), module) for index, module in enumerate(stack)), {}
 
     def _is_saved_reranker(self, model_name_or_path: str, kwargs: dict[str, Any]) -> bool:

@@ -18,13 +18,15 @@ from evoemb.modules.fingerprint import fingerprint
 from evoemb.modules.latent_memory_queue import LatentMemoryQueue
 from evoemb.modules.stateful_transformer import StatefulTransformer
 from evoemb.modules.stream_score import StreamScore
+from evoemb.modules.time_ordered_score import TimeOrderedScore
 from evoemb.state import StateSpec
 
 logger = logging.getLogger(__name__)
 
 # Classes that saved models name in modules.json. They are part of the installed package, so no remote code is involved.
 _OWN_MODULES = {
-    f"{module.__module__}.{module.__name__}": module for module in (StatefulTransformer, LatentMemoryQueue, StreamScore)
+    f"{module.__module__}.{module.__name__}": module
+    for module in (StatefulTransformer, LatentMemoryQueue, StreamScore, TimeOrderedScore)
 }
 
 Modules = list[nn.Module] | OrderedDict[str, nn.Module]

@@ -19,10 +19,12 @@ from evoemb.modules.intact import read_object
 from evoemb.modules.latent_memory_queue import LatentMemoryQueue
 from evoemb.modules.stateful_transformer import StatefulTransformer, read_memory_config
 from evoemb.modules.tensor_files import WEIGHTS_FILE, Source
+from evoemb.modules.time_ordered_score import TimeOrderedScore
 from evoemb.stack import Modules
 
 BASE_FILE = "base.json"
 QUEUE_FOLDER = "queue"
+SCORE_FOLDER = "reranker"
 CARD_FILE = "README.md"
 
 
@@ -101,6 +103,12 @@ class PackagedModel:
         stateful.load_memory(memory)
         queue = LatentMemoryQueue.load(str(self.folder), subfolder=QUEUE_FOLDER)
         return [stateful, queue.to(next(stateful.model.parameters()).device), *rest]
+
+    def score(self) -> TimeOrderedScore | None:
+        """Load the score of the reranker that was trained for this model; None if there is none."""
+        if not (self.folder / SCORE_FOLDER).is_dir():
+            return None
+        return TimeOrderedScore.load(str(self.folder), subfolder=SCORE_FOLDER)
 
 
 def save_packaged(stack: Iterable[nn.Module], folder: Path, base: Base) -> None:

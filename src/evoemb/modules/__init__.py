@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from evoemb.modules.latent_memory_queue import LatentMemoryQueue
     from evoemb.modules.stateful_transformer import StatefulTransformer
     from evoemb.modules.stream_score import StreamScore
+    from evoemb.modules.time_ordered_score import TimeOrderedScore
 
 __all__ = [
     "LatentMemoryQueue",
     "MemoryConfig",
     "StatefulTransformer",
     "StreamScore",
+    "TimeOrderedScore",
 ]
 
 # The choices of a memory need no torch.
@@ -27,6 +29,7 @@ __getattr__ = lazy_names(
         "latent_memory_queue": ("LatentMemoryQueue",),
         "stateful_transformer": ("StatefulTransformer",),
         "stream_score": ("StreamScore",),
+        "time_ordered_score": ("TimeOrderedScore",),
     },
 )
 

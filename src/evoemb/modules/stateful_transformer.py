@@ -178,6 +178,13 @@ class StatefulTransformer(Transformer):
                 return super().forward(features, **kwargs)
         return {**features, **self.reader.embed(features)}
 
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        """Return what every layer writes of texts without a memory, ``(N, T, H)`` each; the first is their input."""
+        with using(self.reader.stateless_adapter):
+            output = self.model(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
+        states: tuple[Tensor, ...] = output.hidden_states
+        return states
+
     def keep_adapter_in_checkpoints(self) -> None:
         """Make gradient checkpointing recompute under the adapter of the forward pass."""
         keep_adapter_in_checkpoints(self.model)
