@@ -22,7 +22,8 @@ def wait_a_little(attempt: int) -> None:
 def moved(connection: Connection, stream: StreamRow, generation: Generation, **values: object) -> bool:
     """Set a stream's values if it is still as it was read, and say whether it was: compare and set."""
     s = schema.stream.c
-    chosen = connection.scalar(select(schema.meta.c.value).where(schema.meta.c.name == "generation"))
+    asked = select(schema.meta.c.value).where(schema.meta.c.name == "generation")
+    chosen = connection.scalar(asked.with_for_update(read=True))  # a change of the model waits for this commit
     if chosen != str(generation.id):
         return False
     same = update(schema.stream).where(s.id == stream.id, s.version == stream.version)

@@ -72,9 +72,12 @@ class Database:
             yield connection
 
     def erase(self) -> bool:
-        """Let the file forget what was deleted from its tables; return whether it could, or readers were at work."""
+        """Let the file forget what was deleted from its tables; return whether it could, or readers were at work.
+
+        A server's files are the server's own to clean.
+        """
         if not self.is_sqlite:
-            return True
+            return False  # a server lets go of it when it next cleans up
         for attempt in range(_ERASE_TRIES):
             with self._translated(), self.engine.connect() as connection:
                 raw = connection.connection.cursor()  # outside of a transaction

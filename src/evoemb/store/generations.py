@@ -142,10 +142,13 @@ def _waiting(connection: Connection, generation: Generation) -> dict[int, int]:
 def _switched(core: Core, generation: Generation) -> bool:
     """Use the new readings from now on, if they are complete; return whether they were."""
     with core.database.write() as connection:
-        if _waiting(connection, generation):
-            return False
         m = schema.meta.c
-        connection.execute(update(schema.meta).where(m.name == "generation").values(value=str(generation.id)))
+        connection.execute(  # first of all: every writer that has begun is waited for
+            update(schema.meta).where(m.name == "generation").values(value=str(generation.id))
+        )
+        if _waiting(connection, generation):
+            connection.rollback()
+            return False
         connection.execute(update(schema.stream).values(stale_from=None, version=schema.stream.c.version + 1))
     return True
 

@@ -59,7 +59,8 @@ class Forgotten(NamedTuple):
         streams: Streams that are gone altogether.
         turns: Turns whose text, vector and latents are gone.
         erased: Whether the database file held nothing of them when the call returned. False where another process was
-            reading just then: the file lets go of the rest with its next checkpoint.
+            reading just then: the file lets go of the rest with its next checkpoint. Always False on a server: its
+            files are cleaned by its own VACUUM.
     """
 
     streams: int

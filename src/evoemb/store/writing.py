@@ -94,6 +94,7 @@ def add(core: Core, requests: Sequence[Request]) -> list[list[int]]:
 
 def _read_and_keep(core: Core, plans: Sequence[_Plan]) -> bool:
     """Read and write turns; return whether the streams were still as they had been planned for."""
+    plans = sorted(plans, key=lambda plan: plan.request.name)  # as all do, so that nobody waits in a circle
     states = [plan.state[0:1] for plan in plans]
     read = read_turns_on(core.model, plans[0].generation, states, [[one.text for one in plan.turns] for plan in plans])
     try:
@@ -167,8 +168,12 @@ def _written(connection: Connection, generation: Generation) -> Generation:
         return generation
     if rows.current_generation(connection) is not None:
         raise _MovedError  # another one has just written the first turn
-    generation = rows.add_generation(connection, generation)
-    connection.execute(insert(schema.meta).values(name="generation", value=str(generation.id)))
+    try:
+        with connection.begin_nested():
+            generation = rows.add_generation(connection, generation)
+            connection.execute(insert(schema.meta).values(name="generation", value=str(generation.id)))
+    except IntegrityError as error:
+        raise _MovedError from error
     return generation
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Connection, insert, inspect, select, update
+from sqlalchemy import Connection, func, insert, inspect, select, update
 
 from evoemb._errors import StorageError
 from evoemb.store import schema
 from evoemb.store.migrations import m0001_tables
 
+_LOCK = 0x65766F  # "evo"
 STEPS: dict[int, Callable[[Connection], Any]] = {1: m0001_tables.run}
 
 
@@ -35,6 +36,8 @@ def migrate(connection: Connection, name: str, *, check_only: bool = False) -> b
     Raises:
         StorageError: A newer evoemb made it.
     """
+    if connection.dialect.name == "postgresql" and not check_only:  # others who open it for the first time wait here
+        connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
     version = version_of(connection)
     if version is not None and version > max(STEPS):
         raise StorageError(
