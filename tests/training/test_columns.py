@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
+import re
 from typing import Any
 
 import pytest
@@ -170,9 +172,41 @@ def test_one_data_set_comes_from_a_list_jsonl_parquet_datasets_and_a_stream(tmp_
     datasets.Dataset.from_list(rows(3)).to_parquet(tmp_path / "rows.parquet")
     for source in (rows(3), str(lines), str(tmp_path / "rows.parquet"), datasets.Dataset.from_list(rows(3))):
         assert [parse_row(row) for row in stream_dataset(source)] == wanted
-    streaming = stream_dataset(load_rows(str(lines), streaming=True))
-    assert isinstance(streaming, datasets.IterableDataset)
-    assert [parse_row(row) for row in streaming] == wanted
+    for source in (str(lines), str(tmp_path / "rows.parquet"), str(tmp_path / "*.jsonl")):
+        streaming = stream_dataset(load_rows(source, streaming=True))
+        assert isinstance(streaming, datasets.IterableDataset)
+        assert [parse_row(row) for row in streaming] == wanted
+
+
+def test_a_streaming_file_is_read_as_any_other_file(tmp_path):
+    """Rows of differing form, gzip, a byte order mark, and files that workers share."""
+    mixed = [*rows(2), evotrain_row()]
+    text = "\ufeff" + "".join(json.dumps(row) + "\n" for row in mixed)
+    for name in ("a.jsonl.gz", "b.jsonl.gz"):
+        (tmp_path / name).write_bytes(gzip.compress(text.encode()))
+    found = stream_dataset(load_rows(str(tmp_path / "*.jsonl.gz"), streaming=True))
+    assert [parse_row(row) for row in found] == [parse_row(row) for row in stream_dataset(mixed)] * 2
+    assert (found.num_shards, found.column_names) == (2, stream_dataset(mixed).column_names)
+    assert len(list(found.shard(num_shards=2, index=1))) == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "rows.jsonl, line 3: this is not valid JSON"),
+        ('"a"', "rows.jsonl, line 3: a row is an object, but a str was found"),
+        (
+            '{"turns": ["a"], "query": "q", "evidence": [9]}',
+            "Row of a streaming data set, field 'evidence': 9",
+        ),
+    ],
+)
+def test_a_broken_line_of_a_streaming_file_is_refused_with_its_place(tmp_path, line, message):
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(2)) + line)
+    read = iter(stream_dataset(load_rows(str(tmp_path / "rows.jsonl"), streaming=True)))
+    assert len([next(read), next(read)]) == 2
+    with pytest.raises(InputError, match=re.escape(message)):
+        next(read)
 
 
 @pytest.mark.parametrize("name", ["org/chats", "org/chats-1.5", "chats"])

@@ -29,6 +29,7 @@ from evoemb.training import (
     EvoEmbeddingTrainingArguments,
     StreamCollator,
     TokenBudgetBatchSampler,
+    load_rows,
     set_trainable,
 )
 from evoemb.training.arguments import paper_arguments
@@ -341,8 +342,9 @@ def test_names_that_cannot_be_frozen_or_thawed_are_told(base_folder, options, to
 
 
 def test_a_streaming_data_set_trains(encoder, tmp_path):
-    features = datasets.Dataset.from_list(rows(1)).features
-    source = datasets.IterableDataset.from_generator(lambda: iter(rows(8)), features=features)
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows(8)))
+    source = load_rows(str(path), streaming=True)
     trainer = EvoEmbeddingTrainer(encoder, arguments(tmp_path), source)
     trainer.train()
     assert len(logged(trainer)) == 3
