@@ -35,8 +35,8 @@ class Encoder:
     def __init__(self, stack: Stack, options: EncodeOptions) -> None:
         if options.prompt:
             # Poolings that leave the prompt out need its length, as sentence-transformers tells them.
-            told = stack.transformer.preprocess([""], prompt=options.prompt, **options.preprocess_kwargs)
-            stack = replace(stack, extra={**stack.extra, **{k: v for k, v in told.items() if k == "prompt_length"}})
+            features = stack.transformer.preprocess([""], prompt=options.prompt, **options.preprocess_kwargs)
+            stack = replace(stack, extra={**stack.extra, **{k: v for k, v in features.items() if k == "prompt_length"}})
         self._of_tokens = options.output_value == "token_embeddings"
         if self._of_tokens:
             extra = {name: value for name, value in stack.extra.items() if name != LAST_ONLY}

@@ -148,8 +148,8 @@ def _check_choices(saved: MemoryConfig, choices: dict[str, Any], source: str | N
         raise InputError(f"memory_kwargs names {', '.join(unknown)}. Known names are {', '.join(sorted(known))}.")
     other = [name for name, value in choices.items() if value is not None and known[name] != value]
     if other:
-        told = ", ".join(f"{name}={choices[name]!r} (saved: {known[name]!r})" for name in other)
+        listed = ", ".join(f"{name}={choices[name]!r} (saved: {known[name]!r})" for name in other)
         raise InputError(
-            f"{source or 'The model'} was saved with another memory than asked for: {told}. Leave these out to load it "
-            "as it is, or start from its base model to build a new memory."
+            f"{source or 'The model'} was saved with another memory than asked for: {listed}. Leave these out to load "
+            "it as it is, or start from its base model to build a new memory."
         )

@@ -70,9 +70,9 @@ def run_check(args: argparse.Namespace) -> None:
     if args.picture:
         _draw(summary, args.picture)
     if args.json:
-        told = [{"row": error.row, "field": error.field, "error": str(error)} for error in errors]
+        broken = [{"row": error.row, "field": error.field, "error": str(error)} for error in errors]
         figures = {name.replace(" ", "_"): value for name, value in summary.fields().items()}
-        output.write_json({**figures, "broken_rows": len(errors), "errors": told})
+        output.write_json({**figures, "broken_rows": len(errors), "errors": broken})
     else:
         output.write_fields({**summary.fields(), "broken rows": len(errors)})
         if summary.distances:

@@ -70,9 +70,9 @@ def run(args: argparse.Namespace) -> None:
     trainer = train(config)
     if trainer.is_world_process_zero() and not args.quiet:
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-        told = f" Training loss {losses[0]:.4g} -> {losses[-1]:.4g}." if losses else ""
+        course = f" Training loss {losses[0]:.4g} -> {losses[-1]:.4g}." if losses else ""
         output.write_notice(
-            f'{trainer.state.global_step} steps.{told} Load it with EvoEmbedding("{config.output}/final").'
+            f'{trainer.state.global_step} steps.{course} Load it with EvoEmbedding("{config.output}/final").'
         )
 
 

@@ -61,8 +61,8 @@ class Ledger:
         whole = [line for line in lines[1:] if self._take(line)]
         if len(whole) < len(lines) - 1:
             if lines[-1].endswith(b"\n") or len(whole) < len(lines) - 2:  # else a run was stopped in its last line
-                told = "%s: %d damaged lines were dropped; what they held is run again."
-                logger.warning(told, path, len(lines) - 1 - len(whole))
+                message = "%s: %d damaged lines were dropped; what they held is run again."
+                logger.warning(message, path, len(lines) - 1 - len(whole))
             beside = path.with_name(f".{path.name}.{os.getpid()}")
             beside.write_bytes(b"".join([lines[0], *whole]))
             beside.replace(path)

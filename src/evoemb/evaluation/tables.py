@@ -44,15 +44,17 @@ def verdicts(results: dict[str, Any]) -> list[str]:
             f"Memory on against off, {figure}: {_signed(off)}. {_judged(off, 'The memory helps', 'worse')}"
         )
     if shuffled := found.get("memory shuffled"):
-        told = _judged(shuffled, "What the memory holds helps, not only how old it is", "worse than another stream's")
-        sentences.append(f"Memory on against another stream's memory, {figure}: {_signed(shuffled)}. {told}")
+        verdict = _judged(
+            shuffled, "What the memory holds helps, not only how old it is", "worse than another stream's"
+        )
+        sentences.append(f"Memory on against another stream's memory, {figure}: {_signed(shuffled)}. {verdict}")
     elif off:
         sentences.append("The shuffled control was not run, so nothing here shows that content is remembered.")
     anchors = [one for name, one in found.items() if not name.startswith("memory")]
     if anchors:
         best = min(anchors, key=lambda one: one["mean"])
-        told = _judged(best, "The model beats every anchor", "below the best anchor")
-        sentences.append(f"Against the best anchor ({best['minus']}), {figure}: {_signed(best)}. {told}")
+        verdict = _judged(best, "The model beats every anchor", "below the best anchor")
+        sentences.append(f"Against the best anchor ({best['minus']}), {figure}: {_signed(best)}. {verdict}")
     return sentences
 
 

@@ -106,9 +106,9 @@ def check_whole(backbone: nn.Module, source: Source) -> None:
     missing = [name for name in wanted if name not in there]
     # None found at all: the files use other names, which the library translated.
     if missing and len(missing) < len(wanted):
-        told = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        listed = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise CheckpointError(
-            f"The weights of {source.name} lack {len(missing)} of {len(wanted)} tensors ({told}), which would be "
+            f"The weights of {source.name} lack {len(missing)} of {len(wanted)} tensors ({listed}), which would be "
             f"random numbers. {_AGAIN}"
         )
 

@@ -59,8 +59,8 @@ def to_bytes(spec: StateSpec, memories: Sequence[StreamMemory], notes: Mapping[s
             _add_tensors(tensors, memory.unanswered.before, index, _BEFORE)
     counts = [memory.num_turns for memory in memories]
     unanswered = [memory.unanswered and memory.unanswered.said for memory in memories]
-    told = {"num_turns": counts, "unanswered": unanswered, "notes": dict(notes or {})}
-    header = json.dumps({"format": FORMAT_VERSION, "spec": asdict(spec), **told})
+    about = {"num_turns": counts, "unanswered": unanswered, "notes": dict(notes or {})}
+    header = json.dumps({"format": FORMAT_VERSION, "spec": asdict(spec), **about})
     return save_tensors(tensors, metadata={_HEADER: f"{_digest(header, tensors)} {header}"})
 
 
@@ -156,10 +156,10 @@ def _outline(content: bytes, size: int) -> _Outline:
         content: The beginning of the bytes, with the whole header at least.
         size: Bytes in all.
     """
-    tensors, told = _safetensors_header(content, size)
-    if told.startswith("{"):  # the first format had no checksum
-        told = f" {told}"
-    digest, _, text = told.partition(" ")
+    tensors, entry = _safetensors_header(content, size)
+    if entry.startswith("{"):  # the first format had no checksum
+        entry = f" {entry}"
+    digest, _, text = entry.partition(" ")
     outline = _Outline(digest, text, *_checked_header(text))
     _check_sizes(outline.spec, outline.unanswered, tensors)
     return outline

@@ -56,9 +56,9 @@ def _rendered(tokenizer: Any, query: str, answer: str) -> tuple[str, str, str]:
     messages = [user, {"role": "assistant", "content": answer}]
     full = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
     # Some templates open an answer otherwise than they render a finished one (a thinking block more or less).
-    told = full[len(start) :] if full.startswith(start) else full[full.rfind(answer) :]
-    said = told.rstrip()
-    return full[: len(full) - len(told)], said, told[len(said) :]
+    rest = full[len(start) :] if full.startswith(start) else full[full.rfind(answer) :]
+    said = rest.rstrip()
+    return full[: len(full) - len(rest)], said, rest[len(said) :]
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

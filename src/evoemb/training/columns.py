@@ -202,8 +202,10 @@ def _evidence(row: _Row, value: Any, field: str, num_candidates: int, query_inde
         if index == query_index:
             raise row.error(field, f"{index}, the query itself", "evidence are turns before the query, counted from 0")
         if not 0 <= index < num_candidates:
-            told = f"indices from 0 to {num_candidates - 1} are expected" if num_candidates else "there is no turn yet"
-            raise row.error(field, str(index), f"{told}: only turns before the query can answer it")
+            expected = (
+                f"indices from 0 to {num_candidates - 1} are expected" if num_candidates else "there is no turn yet"
+            )
+            raise row.error(field, str(index), f"{expected}: only turns before the query can answer it")
     if len(set(indices)) < len(indices):
         raise row.error(field, f"{indices}", "every turn is expected once")
     return tuple(sorted(indices))

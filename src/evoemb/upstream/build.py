@@ -238,8 +238,8 @@ def _memory_config(config: UpstreamConfig, ids: TokenIds, given: Mapping[str, An
     }
     chosen = {name: value for name, value in (given or {}).items() if value is not None}
     if fixed := sorted(name for name in own if name in chosen and chosen[name] != own[name]):
-        told = ", ".join(f"{name}={chosen[name]!r} (checkpoint: {own[name]!r})" for name in fixed)
-        raise InputError(f"The checkpoint's weights fix {told}. Leave these out, or load another checkpoint.")
+        listed = ", ".join(f"{name}={chosen[name]!r} (checkpoint: {own[name]!r})" for name in fixed)
+        raise InputError(f"The checkpoint's weights fix {listed}. Leave these out, or load another checkpoint.")
     return MemoryConfig.for_backbone(causal=True, **{"capacity_latents": config.capacity_latents, **chosen, **own})
 
 

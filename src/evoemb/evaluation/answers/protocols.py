@@ -103,13 +103,13 @@ def answer_prompt(protocol: Protocol, stream: EvalStream, query: StreamQuery, ch
         query: What is asked.
         chosen: Turns that stand in the prompt, in order.
     """
-    told = []
+    dated_turns = []
     for turn in chosen:
         time, text = stream.turns[turn].time, stream.texts[turn]
-        told.append(f"[{time}] {text}" if time and time not in text else text)
+        dated_turns.append(f"[{time}] {text}" if time and time not in text else text)
     dated = f"It is now {query.asked_date}. " if query.asked_date else ""
     # Not str.format: an excerpt may hold braces.
-    parts = {"{excerpts}": "\n\n".join(told), "{dated}": dated, "{question}": query.query}
+    parts = {"{excerpts}": "\n\n".join(dated_turns), "{dated}": dated, "{question}": query.query}
     return _filled(_EXCERPTS + protocol.answer, parts)
 
 

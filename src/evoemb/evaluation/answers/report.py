@@ -63,7 +63,7 @@ def to_markdown(results: Mapping[str, Any]) -> str:
                 "" if cost is None else f"{cost:.4f}",
             ]
         )
-    told = (
+    summary = (
         f"{results['model']['model']} (weights {results['model']['fingerprint']}), top {results['top_k']}; answered by "
         f"{results['answerer'][1]}, judged by {results['judge'][1]}, protocol: {results['protocol']}. Accuracy in per "
         "cent, with 95 % intervals by bootstrap over streams. Tokens as the endpoints counted them; answers from the "
@@ -71,8 +71,8 @@ def to_markdown(results: Mapping[str, Any]) -> str:
     )
     missing = [f"{one['name']}: {len(one['failed'])}" for one in systems if one["failed"]]
     if missing:
-        told += f" **Questions without an answer, counted nowhere: {', '.join(missing)}.**"
-    return f"# {results['benchmark']}: answers\n\n{told}\n\n{markdown_table(rows)}\n"
+        summary += f" **Questions without an answer, counted nowhere: {', '.join(missing)}.**"
+    return f"# {results['benchmark']}: answers\n\n{summary}\n\n{markdown_table(rows)}\n"
 
 
 def _n(system: Mapping[str, Any], category: str) -> int:

@@ -92,7 +92,7 @@ class JsonPost:
                 return self._try(body, read)
             except _TryAgainError as error:
                 if not left:
-                    raise NoAnswerError(f"{self.address} {self.public(error.told)}") from None
+                    raise NoAnswerError(f"{self.address} {self.public(error.reason)}") from None
                 pause = min(wait if error.wait is None else error.wait, MAX_WAIT_SECONDS)
             time.sleep(pause)
             wait, left = wait * 2, left - 1
@@ -115,19 +115,19 @@ class JsonPost:
         deadline = time.monotonic() + self._timeout
         try:
             with self._client.stream("POST", self.address, content=body, headers=headers) as response:
-                told = self._body(response, deadline)
+                received = self._body(response, deadline)
         except self._httpx.TimeoutException:
             raise _TryAgainError(f"gave no answer within {self._timeout:g} seconds.") from None
         # Not all are HTTPErrors: a broken stream is none, nor what the look-up of a strange host name raises.
         except (self._httpx.HTTPError, self._httpx.InvalidURL, self._httpx.StreamError, OSError, UnicodeError) as error:
             raise _TryAgainError(f"gave no answer: {type(error).__name__}, {error}") from None
         if not response.is_success:
-            self._refuse(response, told)
+            self._refuse(response, received)
         kind = response.headers.get("Content-Type", "no content type")
         try:
-            value = json.loads(told.decode("utf-8-sig"))
+            value = json.loads(received.decode("utf-8-sig"))
         except (ValueError, RecursionError):
-            shown = told.decode("utf-8", "replace")
+            shown = received.decode("utf-8", "replace")
             raise _TryAgainError(f"answered {response.status_code} with {kind} that is not JSON: {shown}") from None
         try:
             return read(value)
@@ -155,24 +155,24 @@ class JsonPost:
                 f"{self.address} answered {status}, a redirect to {target}. Neither the key nor the question is sent "
                 "there. If you trust that address, give it in the place of this one."
             )
-        told = f"answered {status}: {body.decode('utf-8', 'replace')}"
+        reason = f"answered {status}: {body.decode('utf-8', 'replace')}"
         if status in _BUSY or status >= 500:
-            raise _TryAgainError(told, _seconds(response.headers.get("Retry-After", "")))
+            raise _TryAgainError(reason, _seconds(response.headers.get("Retry-After", "")))
         error = EvoembError if status in _OF_ALL_QUESTIONS else NoAnswerError
-        raise error(f"{self.address} {self.public(told)}")
+        raise error(f"{self.address} {self.public(reason)}")
 
 
 class _TryAgainError(Exception):
     """A try failed as another one may not.
 
     Args:
-        told: What happened, with the address as its subject.
+        reason: What happened, with the address as its subject.
         wait: Seconds to wait, if the endpoint said.
     """
 
-    def __init__(self, told: str, wait: float | None = None) -> None:
-        super().__init__(told)
-        self.told = told
+    def __init__(self, reason: str, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
         self.wait = wait
 
 

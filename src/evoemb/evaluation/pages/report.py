@@ -105,8 +105,8 @@ def _joint(results: dict[str, Any]) -> str:
     if not rows:
         return ""
     table = _html_table(["system", "first and last", "evolving, top 1", "evolving, order"], rows)
-    told = "Right for the first and the last of one slot; right each time one question was asked with another answer."
-    return f"<h2>Order, jointly</h2><p class=soft>{told}</p><div class=wide>{table}</div>"
+    note = "Right for the first and the last of one slot; right each time one question was asked with another answer."
+    return f"<h2>Order, jointly</h2><p class=soft>{note}</p><div class=wide>{table}</div>"
 
 
 def _html_table(head: list[str], rows: list[str]) -> str:
