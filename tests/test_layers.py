@@ -21,7 +21,7 @@ ROWS: dict[int, tuple[str, ...]] = {
     9: ("model",),
     8: ("chat_model",),
     7: ("stream_encoder",),
-    6: ("encoder", "memory_model", "pairs"),
+    6: ("encoder", "memory_model", "pairs", "retrieval"),
     5: (
         "chat.*",
         "default_model.packaged",

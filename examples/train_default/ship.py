@@ -24,6 +24,7 @@ from evoemb import EvoEmbedding
 from evoemb.default_model.base import BASE_MODEL, BASE_SHA256, base_model
 from evoemb.default_model.packaged import CARD_FILE, Base, PackagedModel, save_packaged
 from evoemb.modules.tensor_files import WEIGHTS_FILE
+from evoemb.ranking import RetrievalConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "src" / "evoemb" / "default_model" / "weights"
@@ -31,6 +32,7 @@ DOCS = ROOT / "docs" / "default_model"
 CONVERSATION = ROOT / "examples" / "data" / "sgd_dialogue.jsonl"
 MOST_BYTES = 10_000_000
 MOST_CHANGE = 1e-3  # of cosine, by float16
+RETRIEVAL = RetrievalConfig("late", previous_weight=0.2, vector_weight=0.5)  # chosen on development sets
 SOME_TEXTS = ("", "Where do I live now?", "the second one", "No, I meant the blue one. " * 20)
 
 
@@ -78,7 +80,7 @@ def write(trained: Path, folder: Path, dtype: torch.dtype, version: str) -> None
     if not transformer.is_memory_trained:
         raise SystemExit(f"The memory of {trained} is untrained.")
     transformer.model.config._name_or_path = BASE_MODEL  # stands in the adapters' files, where a path says nothing
-    save_packaged(model.to(dtype), folder, Base(BASE_MODEL, BASE_SHA256, version))
+    save_packaged(model.to(dtype), folder, Base(BASE_MODEL, BASE_SHA256, version), RETRIEVAL)
     shutil.copy(TARGET / CARD_FILE, folder / CARD_FILE)
 
 

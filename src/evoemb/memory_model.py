@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import replace
+from dataclasses import asdict, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import nn
 
-from evoemb._errors import InputError, UnsupportedBackboneError
+from evoemb._errors import InputError, InputTypeError, UnsupportedBackboneError
 from evoemb.default_model.base import BASE_MODEL, DEFAULT_MODEL, closest_name, installed_base, offline_folder
 from evoemb.default_model.packaged import PackagedModel, default_base, packaged_model
 from evoemb.model_card import EvoEmbeddingModelCardData, renamed
@@ -25,6 +25,7 @@ from evoemb.modules.latent_memory_queue import LatentMemoryQueue
 from evoemb.modules.readers.features import LAST_ONLY
 from evoemb.modules.stateful_transformer import StatefulTransformer
 from evoemb.modules.tensor_files import Source
+from evoemb.ranking import RetrievalConfig
 from evoemb.stack import check_stack, evolving_stack, own_module, pools_last_token, spec_of
 from evoemb.state import MemoryState
 from evoemb.state.handle import checked_state
@@ -35,6 +36,7 @@ from evoemb.upstream.build import UpstreamChoices, build_stack
 from evoemb.upstream.checkpoint import is_upstream
 from evoemb.upstream.keys import KeyReport
 
+_RETRIEVAL = "retrieval"  # in config_sentence_transformers.json
 _TEXT_ONLY = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
 
 
@@ -63,6 +65,7 @@ class MemoryModel(SentenceTransformer):
         self._source = None if model_name_or_path is None else str(model_name_or_path)
         self._revision: str | None = None
         self._packaged: PackagedModel | None = None
+        self._retrieval_config = RetrievalConfig()
         if modules is not None and model_name_or_path is None:
             modules = evolving_stack(modules, self._memory_choices, None)
         else:
@@ -118,6 +121,26 @@ class MemoryModel(SentenceTransformer):
         """The choices this model's memory was built with."""
         return self._transformer.memory_config
 
+    @property
+    def retrieval_config(self) -> RetrievalConfig:
+        """How :meth:`evoemb.EvoEmbedding.retrieve` scores turns unless a call says otherwise; saved with the model.
+
+        Embeddings and states do not depend on it.
+
+        Raises:
+            InputTypeError: Set to something other than a :class:`evoemb.ranking.RetrievalConfig`.
+        """
+        return self._retrieval_config
+
+    @retrieval_config.setter
+    def retrieval_config(self, value: RetrievalConfig) -> None:
+        if not isinstance(value, RetrievalConfig):
+            raise InputTypeError(
+                f"retrieval_config is {type(value).__name__}, expected a RetrievalConfig. Make one with "
+                'evoemb.ranking.RetrievalConfig(scoring="late").'
+            )
+        self._retrieval_config = value
+
     def describe(self) -> dict[str, str | int | bool]:
         """Return the facts ``evoemb info`` prints: backbone, reader, sizes, packing, parameters."""
         transformer, memory = self._transformer, self.memory_config
@@ -132,6 +155,7 @@ class MemoryModel(SentenceTransformer):
             "memory_reader": memory.reader,
             "adapters": ", ".join(transformer.adapter_names),
             "memory_trained": transformer.is_memory_trained,
+            "scoring": self.retrieval_config.scoring,
             "num_latents": memory.num_latents,
             "capacity_latents": memory.capacity_latents,
             "segment_turns": memory.segment_turns,
@@ -203,6 +227,7 @@ class MemoryModel(SentenceTransformer):
             modules = saved.put_on(modules)
             self._source, self._model_card_text = DEFAULT_MODEL, saved.card  # type: ignore[assignment]
             self.model_card_data.base_model = saved.base.base_model
+            self.retrieval_config = saved.retrieval
         else:
             revision = kwargs.get("revision")
             # Recent huggingface_hub resolves a branch once and passes its commit along.
@@ -241,7 +266,13 @@ class MemoryModel(SentenceTransformer):
     def _get_model_config(self) -> dict[str, Any]:
         reason = "its embeddings depend on a memory that evoemb threads through the stack"
         requirement = {"evoemb": {"specifier": ">=0.1", "reason": reason}}
-        return {**super()._get_model_config(), "requirements": requirement}
+        own = {"requirements": requirement, _RETRIEVAL: asdict(self.retrieval_config)}
+        return {**super()._get_model_config(), **own}
+
+    def _parse_model_config(self, model_config: dict[str, Any]) -> None:
+        super()._parse_model_config(model_config)
+        if (saved := model_config.get(_RETRIEVAL)) is not None:
+            self.retrieval_config = RetrievalConfig.of_saved(saved, "config_sentence_transformers.json")
 
 
 def _label_of(name: str) -> str:

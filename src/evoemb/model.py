@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, overload
 
 import torch
@@ -17,14 +18,13 @@ from evoemb.chat.recurrence import embed_dialogue, write_turns
 from evoemb.chat_model import ChatModel
 from evoemb.data.turns import Stream, as_turns, read_turns
 from evoemb.encoding import MemoryMode, taken_up, wants_progress_bar
-from evoemb.ranking import Hit, checked_top_k, fused_hits, late_scores, top_hits
+from evoemb.ranking import Hit, checked_top_k
+from evoemb.ranking.config import Scoring, checked_scoring
+from evoemb.retrieval import TurnScorer
 from evoemb.state import MemoryState
 from evoemb.state.memory import StreamMemory
 from evoemb.streaming.candidates import CandidateEmbeddings
 from evoemb.streaming.rows import Limits
-from evoemb.token_states import token_states
-
-Scoring = Literal["vector", "late"]
 
 
 class EvoEmbedding(ChatModel):
@@ -65,8 +65,7 @@ class EvoEmbedding(ChatModel):
         state: MemoryState | None = ...,
         *,
         memory: MemoryMode = ...,
-        scoring: Scoring = ...,
-        hybrid: bool = ...,
+        scoring: Scoring | None = ...,
         batch_size: int = ...,
         show_progress_bar: bool | None = ...,
     ) -> list[Hit]: ...
@@ -80,8 +79,7 @@ class EvoEmbedding(ChatModel):
         state: MemoryState | None = ...,
         *,
         memory: MemoryMode = ...,
-        scoring: Scoring = ...,
-        hybrid: bool = ...,
+        scoring: Scoring | None = ...,
         batch_size: int = ...,
         show_progress_bar: bool | None = ...,
     ) -> list[list[Hit]]: ...
@@ -95,7 +93,7 @@ class EvoEmbedding(ChatModel):
         state: MemoryState | None = ...,
         *,
         native: bool = ...,
-        hybrid: bool = ...,
+        scoring: Literal["vector", "hybrid"] | None = ...,
         batch_size: int = ...,
         show_progress_bar: bool | None = ...,
     ) -> list[Hit]: ...
@@ -110,8 +108,7 @@ class EvoEmbedding(ChatModel):
         *,
         memory: MemoryMode = "causal",
         native: bool = False,
-        scoring: Scoring = "vector",
-        hybrid: bool = False,
+        scoring: Scoring | None = None,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
     ) -> Any:
@@ -129,15 +126,17 @@ class EvoEmbedding(ChatModel):
                 with the answer to the turn that waits in the state is joined with it: that turn is ranked as a whole.
             memory: As in :meth:`evoemb.EvoEmbedding.encode`; a dialogue without ``query`` is read causally.
             native: For a dialogue: rank by the plain embedding model inside a released checkpoint, without memory.
-            scoring: ``"vector"`` compares one embedding a turn, made in the light of the memory. ``"late"`` compares
-                the tokens of question and turn by :func:`evoemb.ranking.late_scores`, without the memory: better where
-                a turn's own words answer, and no help to tell what is current. It works with ``query`` only.
-            hybrid: Fuse the ranking with that of BM25 by reciprocal ranks (needs the ``eval`` extra). ``"score"`` is
-                then the fused score, and ``"cosine"`` stands beside it.
+            scoring: ``"vector"`` compares one embedding a turn, made in the light of the memory. ``"late"`` adds to it
+                what the question's tokens find in the turn's (:func:`evoemb.ranking.late_scores`, without the memory):
+                better where a turn's own words answer. Of a stream of more than 1,000 turns it compares the tokens of
+                the 100 that are best without them; the others follow below. ``"hybrid"`` adds BM25 without stop words
+                to the model's own scoring (needs the ``eval`` extra). None takes the model's own, which
+                ``model.retrieval_config`` says. A dialogue is ranked by ``"vector"`` (None), or ``"hybrid"``.
 
         Returns:
-            ``[{"corpus_id": turn index, "score": cosine, "text": turn}, ...]``, best first, for one query; a list of
-            such lists for several.
+            ``[{"corpus_id": turn index, "score": number, "text": turn}, ...]``, best first, for one query; a list of
+            such lists for several. By ``"vector"`` the score is the cosine. Otherwise it is a weighted sum of scores
+            that are standardised over the stream's turns, so it compares these alone, and ``"cosine"`` stands beside.
 
         Raises:
             InputError: The stream or the list of queries is empty or malformed, ``top_k`` is no whole number of
@@ -145,28 +144,23 @@ class EvoEmbedding(ChatModel):
             StateError: As in :meth:`evoemb.EvoEmbedding.encode`; also for a state of several streams.
             CheckpointError: ``native`` is asked of a model that holds no such model.
         """
-        reading: dict[str, Any] = {"hybrid": hybrid, "batch_size": batch_size, "show_progress_bar": show_progress_bar}
-        if scoring not in ("vector", "late"):
-            raise InputError(f'scoring={scoring!r} is not known. Use "vector" or "late".')
-        if scoring == "late" and (query is None or state is not None or memory != "causal"):
-            raise InputError(
-                'scoring="late" ranks the turns given by their own tokens, without a memory. Pass retrieve(stream, '
-                'query, scoring="late"), without state and memory.'
-            )
+        wanted = checked_scoring(scoring)
+        reading: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
         if query is None:
             if memory != "causal":
                 raise InputError(f"memory={memory!r} needs a query. Pass retrieve(stream, query, memory={memory!r}).")
+            if wanted == "late":
+                raise InputError('scoring="late" needs a query. Pass retrieve(stream, query, scoring="late").')
             if native and state is not None:
                 raise InputError("The native model sees no memory. Leave out native or state.")
             best = checked_top_k(None if top_k == "default" else top_k)
-            return self._rank_dialogue(stream, best, state, native=native, **reading)
+            return self._rank_dialogue(stream, best, state, native=native, scoring=wanted or "vector", **reading)
         if native:
             raise InputError("native=True takes a dialogue. Pass retrieve(messages, native=True), the query last.")
         best = checked_top_k(10 if top_k == "default" else top_k)
-        if scoring == "late":
-            ranked = self._rank_late(stream, [query] if isinstance(query, str) else query, best, **reading)
-            return ranked[0] if isinstance(query, str) else ranked
-        ranked = self._rank_stream(stream, [query] if isinstance(query, str) else query, best, state, memory, **reading)
+        wanted = wanted or self.retrieval_config.scoring
+        asked = [query] if isinstance(query, str) else query
+        ranked = self._rank_stream(stream, asked, best, state, memory, scoring=wanted, **reading)
         return ranked[0] if isinstance(query, str) else ranked
 
     def _rank_stream(
@@ -177,28 +171,16 @@ class EvoEmbedding(ChatModel):
         state: MemoryState | None,
         memory: MemoryMode,
         *,
-        hybrid: bool,
+        scoring: Scoring,
         **reading: Any,
     ) -> list[list[Hit]]:
         """Rank turns as ``encode_document`` reads them for queries as ``encode_query`` reads them."""
         asked, after = as_turns(queries), self._one_stream(state)
         turns = [turn.text for turn in taken_up(read_turns(stream), after.snapshot()[0])[0]]
-        reading["convert_to_tensor"] = True
-        corpus = self.encode_document(stream, stateful=True, state=after, memory=memory, **reading)
-        return self._ranked(
-            self.encode_query(asked, state=after, **reading), corpus, turns, asked, top_k, hybrid=hybrid
-        )
-
-    def _rank_late(
-        self, stream: Any, queries: Sequence[str], top_k: int | None, *, hybrid: bool, **reading: Any
-    ) -> list[list[Hit]]:
-        """Rank turns by the tokens that they share, in meaning, with each query."""
-        turns, asked = as_turns(stream), as_turns(queries)
-        states = token_states(self, turns, "document", **reading)
-        scored = [late_scores(one, states) for one in token_states(self, asked, "query", **reading)]
-        if hybrid:
-            return [fused_hits(one, turns, words, top_k) for one, words in zip(scored, asked, strict=True)]
-        return [top_hits(one, turns, top_k) for one in scored]
+        options = {**reading, "convert_to_tensor": True}
+        corpus = self.encode_document(stream, stateful=True, state=after, memory=memory, **options)
+        vectors = self.encode_query(asked, state=after, **options)
+        return self._ranked(vectors, corpus, turns, asked, top_k, scoring=scoring, **reading)
 
     def _rank_dialogue(
         self,
@@ -207,7 +189,7 @@ class EvoEmbedding(ChatModel):
         state: MemoryState | None,
         *,
         native: bool,
-        hybrid: bool,
+        scoring: Scoring,
         batch_size: int,
         show_progress_bar: bool | None,
     ) -> list[Hit]:
@@ -219,7 +201,10 @@ class EvoEmbedding(ChatModel):
             corpus, query = found[:-1], found[-1]
         else:
             query, corpus = self._embed(ids, memory, batch_size, wants_progress_bar(show_progress_bar))
-        return self._ranked(query[None], corpus, ids.turns, [ids.query], top_k, hybrid=hybrid)[0]
+        # What a model does by itself is about streams; a dialogue is ranked by vectors, and by words if that is asked.
+        by_vector = replace(self.retrieval_config, scoring="vector")
+        scorer = TurnScorer(self, scoring, by_vector)
+        return scorer.hits(ids.turns, [ids.query], self._cosines(query[None], corpus), top_k)[0]
 
     def _ranked(
         self,
@@ -229,13 +214,18 @@ class EvoEmbedding(ChatModel):
         asked: Sequence[str],
         top_k: int | None,
         *,
-        hybrid: bool,
+        scoring: Scoring,
+        batch_size: int,
+        show_progress_bar: bool | None,
     ) -> list[list[Hit]]:
-        """Rank turns ``(n, D)`` for queries ``(Q, D)`` by the model's own similarity, fused with BM25 if ``hybrid``."""
-        scores = self.similarity(queries.float(), corpus.float()).cpu().numpy()  # (Q, n)
-        if not hybrid:
-            return [top_hits(row, turns, top_k) for row in scores]
-        return [fused_hits(row, turns, words, top_k) for row, words in zip(scores, asked, strict=True)]
+        """Rank turns ``(n, D)`` for queries ``(Q, D)``."""
+        shown = wants_progress_bar(show_progress_bar)
+        scorer = TurnScorer(self, scoring, self.retrieval_config, batch_size, shown)
+        return scorer.hits(turns, asked, self._cosines(queries, corpus), top_k)
+
+    def _cosines(self, queries: Tensor, corpus: Tensor) -> Any:
+        """Return the model's own similarity of queries ``(Q, D)`` and turns ``(n, D)`` as an array ``(Q, n)``."""
+        return self.similarity(queries.float(), corpus.float()).cpu().numpy()
 
     @overload
     def generate(

@@ -118,7 +118,7 @@ class StreamEncoder(MemoryModel):
     ) -> Tensor: ...
 
     @overload
-    def encode(
+    def encode(  # type: ignore[overload-overlap]
         self,
         inputs: Stream,
         *,

@@ -89,3 +89,12 @@ def test_a_choice_that_names_no_stream_is_refused(search, many, given, told):
     status, _, err = search(many, *given)
     assert status == 2
     assert told in err
+
+
+def test_scores_that_compare_turns_of_one_stream_are_refused_across_streams(search, many):
+    for scoring in ("late", "hybrid"):
+        status, _, err = search(many, QUESTION, "--scoring", scoring, "--quiet")
+        assert status == 2
+        assert f"--scoring {scoring} compares turns of one stream, but" in err
+        assert "holds 4. Choose one with --stream 0" in err
+    assert search(many, QUESTION, "--scoring", "vector", "--quiet")[0] == 0

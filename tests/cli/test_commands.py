@@ -98,6 +98,18 @@ def test_search_with_final_memory_ranks_otherwise(
     assert scores != pytest.approx([hit["score"] for hit in json.loads(causal.out)["results"]], abs=1e-4)
 
 
+@pytest.mark.parametrize("scoring", ["vector", "late", "hybrid"])
+def test_search_scores_as_it_is_told(
+    evoemb: Any, chat: str, stream: list[str], tiny: EvoEmbedding, scoring: Any
+) -> None:
+    pytest.importorskip("bm25s")
+    done = evoemb("search", chat, QUESTION, "--scoring", scoring, "--json", "--quiet")
+    found = json.loads(done.out)["results"]
+    expected = tiny.retrieve(stream, QUESTION, top_k=5, scoring=scoring)
+    assert [hit["corpus_id"] for hit in found] == [hit["corpus_id"] for hit in expected]
+    assert [hit["score"] for hit in found] == pytest.approx([hit["score"] for hit in expected], abs=1e-3)
+
+
 def test_search_prints_an_aligned_table_cut_to_the_terminal(evoemb: Any, chat: str) -> None:
     done = evoemb("search", chat, QUESTION, "--top-k", "13")
     lines = done.out.splitlines()
@@ -322,6 +334,7 @@ def test_a_refused_request_says_why_on_standard_error(
         (["search", "f", "q", "--top-k", "many"], "invalid positive_int value: 'many'"),
         (["search", "f", "q", "--topics", "q"], "unrecognized arguments: --topics"),
         (["search", "f", "q", "--memory", "all"], "invalid choice: 'all'"),
+        (["search", "f", "q", "--scoring", "best"], "invalid choice: 'best'"),
         (["encode", "f"], "the following arguments are required: -o/--output"),
         (["encode", "f", "g", "-o", "a.npy"], "unrecognized arguments: g"),
     ],

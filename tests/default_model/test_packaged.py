@@ -16,6 +16,7 @@ from evoemb import EvoEmbedding
 from evoemb._errors import EvoembError, InputError
 from evoemb.default_model import base as base_of_default
 from evoemb.default_model.packaged import Base, PackagedModel, save_packaged
+from evoemb.ranking import RetrievalConfig
 from laws import assert_same_embeddings
 
 pytest.importorskip(base_of_default.OFFLINE_PACKAGE)
@@ -89,6 +90,7 @@ def test_saved_it_is_an_ordinary_model_and_its_name_is_never_mistaken(default, t
     for name in ("./evoemb-minilm", Path("evoemb-minilm")):
         loaded = EvoEmbedding(name, device="cpu")
         assert loaded.state_spec == default.state_spec
+        assert loaded.retrieval_config == default.retrieval_config == RetrievalConfig("late", 0.2, 0.5)
         assert np.array_equal(loaded.encode(TURNS, stateful=True), default.encode(TURNS, stateful=True))
     assert EvoEmbedding(device="cpu").state_spec == default.state_spec
 
@@ -107,9 +109,11 @@ def test_the_packaged_model_and_the_code_agree_on_the_base():
 
 
 def test_a_memory_that_is_saved_alone_gives_the_model_again(default, base, tmp_path):
-    save_packaged(default, tmp_path, Base(base_of_default.BASE_MODEL, base_of_default.BASE_SHA256, "test"))
+    base_file = Base(base_of_default.BASE_MODEL, base_of_default.BASE_SHA256, "test")
+    save_packaged(default, tmp_path, base_file, RetrievalConfig("late", vector_weight=0.25))
     (tmp_path / "README.md").write_text("card")
     assert json.loads((tmp_path / "base.json").read_text())["version"] == "test"
+    assert PackagedModel(tmp_path).retrieval == RetrievalConfig("late", vector_weight=0.25)
     fresh = SentenceTransformer(base_of_default.base_model(), device="cpu")
     again = EvoEmbedding(modules=PackagedModel(tmp_path).put_on(list(fresh)), device="cpu")
     assert np.array_equal(again.encode(TURNS, stateful=True), default.encode(TURNS, stateful=True))
@@ -117,7 +121,7 @@ def test_a_memory_that_is_saved_alone_gives_the_model_again(default, base, tmp_p
 
 def test_only_a_stack_with_a_memory_can_be_saved_alone(base, tmp_path):
     with pytest.raises(InputError, match="The stack starts with Transformer and Pooling"):
-        save_packaged(base, tmp_path, Base("", "", ""))
+        save_packaged(base, tmp_path, Base("", "", ""), RetrievalConfig())
 
 
 def test_a_base_that_reads_no_text_is_refused(base):

@@ -11,8 +11,8 @@ from sentence_transformers import SentenceTransformer
 
 from evoemb import InputError
 from evoemb.evaluation.anchors import ANCHORS, MIX_WEIGHTS, Bm25System, PositionSystem, kind_of, make_anchor
-from evoemb.evaluation.systems import CrossEncoderSystem, FusedSystem, StaticVectors
-from evoemb.ranking.lexical import Bm25Index, reciprocal_rank_fusion
+from evoemb.evaluation.systems import CrossEncoderSystem, FusedSystem, StaticVectors, reciprocal_rank_fusion
+from evoemb.ranking import Bm25Index
 
 pytest.importorskip("bm25s")
 

@@ -69,7 +69,12 @@ def test_turns_without_words_keep_their_places_for_every_system(models, eval_str
         first, second, *rest = stream.turns
         holed.append(replace(stream, turns=(replace(first, text=""), replace(second, text=" \n"), *rest)))
     found = [
-        evaluate(streams, models("bert", "attention"), replace(PLAN, against=tuple(ANCHORS), hybrid=True), name="made")
+        evaluate(
+            streams,
+            models("bert", "attention"),
+            replace(PLAN, against=tuple(ANCHORS), scorings=("late", "hybrid")),
+            name="made",
+        )
         for streams in (eval_streams, holed)
     ]
     whole, empty = ({one["name"]: one["summary"]["overall"] for one in run["systems"]} for run in found)
@@ -184,13 +189,15 @@ class Page(HTMLParser):
 
 def test_the_command_evaluates_goes_on_and_reports(folder, bench, tmp_path, capsys):
     out = tmp_path / "results.json"
-    command = ["eval", str(bench), "--model", str(folder), "-o", str(out), "--controls", "off,shuffled", "--hybrid"]
+    command = ["eval", str(bench), "--model", str(folder), "-o", str(out), "--controls", "off,shuffled"]
+    command += ["--scoring", "late,hybrid"]
     assert main([*command, "--probe-streams", "2"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("# bench.jsonl.gz")
     assert (tmp_path / "results.md").read_text() == to_markdown(read_results(out))
     names = [system["name"] for system in json.loads(out.read_text())["systems"]]
-    assert names[:4] == ["memory on", "memory off", "memory shuffled", "memory on + BM25"]
+    assert names[:4] == ["memory on", "memory off", "memory shuffled", "memory on, late"]
+    assert names[4] == "memory on, hybrid"
     before, kept = out.read_bytes(), tmp_path / "results.outcomes.jsonl"
     lines = kept.read_text().splitlines(keepends=True)
     kept.write_text("".join(lines[: len(lines) // 2]))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
-from evoemb._errors import InputError
 from evoemb.ranking import TokenStates, late_scores
 
 EYE = np.eye(6, dtype=np.float32)
@@ -39,25 +37,3 @@ def test_texts_without_tokens_score_nothing():
     assert late_scores(text(0), []).shape == (0,)
     assert late_scores(text(), [text(0), text()]).tolist() == [0, 0]
     assert late_scores(text(0), [text(), text(0)], previous_weight=0).tolist() == [0, 1]
-
-
-def test_retrieve_ranks_late_and_reads_no_memory(model, stream):
-    query = "where is my red key"
-    found = model.retrieve(stream, query, top_k=None, scoring="late")
-    assert sorted(hit["corpus_id"] for hit in found) == list(range(len(stream)))
-    assert [hit["text"] for hit in found] == [stream[hit["corpus_id"]] for hit in found]
-    assert [hit["score"] for hit in found] == sorted((hit["score"] for hit in found), reverse=True)
-    assert model.retrieve(stream, [query], top_k=3, scoring="late") == [found[:3]]
-    single = [model.retrieve(stream, query, top_k=None, scoring="late", batch_size=1)]
-    for one, other in zip(found, single[0], strict=True):
-        assert one["score"] == pytest.approx(other["score"], abs=1e-4)
-
-
-def test_what_late_scoring_cannot_do_is_refused(model, stream):
-    with pytest.raises(InputError, match="scoring='early' is not known"):
-        model.retrieve(stream, "q", scoring="early")
-    for arguments in ({"state": model.new_state()}, {"memory": "final"}):
-        with pytest.raises(InputError, match='scoring="late" ranks the turns given by their own tokens'):
-            model.retrieve(stream, "q", scoring="late", **arguments)
-    with pytest.raises(InputError, match='Pass retrieve\\(stream, query, scoring="late"\\)'):
-        model.retrieve([{"role": "user", "content": "q"}], scoring="late")

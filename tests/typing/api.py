@@ -11,7 +11,7 @@ from typing_extensions import assert_type
 
 from evoemb import EvoEmbedding, EvoReranker, MemoryState, load_upstream
 from evoemb.losses import CombinedLoss, EvidenceContrastiveLoss
-from evoemb.ranking import Hit, RankedId
+from evoemb.ranking import Hit, RankedId, RetrievalConfig
 from evoemb.training import EvoEmbeddingTrainer, EvoEmbeddingTrainingArguments, StreamCollator
 
 TURNS = ["I live in Oslo.", "Last week I moved to Porto."]
@@ -46,8 +46,10 @@ def retrieve(model: EvoEmbedding) -> None:
     assert_type(hits[0]["text"], str)
     assert_type(hits[0]["score"], float)
     assert_type(hits[0]["corpus_id"], int)
-    assert_type(model.retrieve(TURNS, ["Where?", "Who?"], hybrid=True), list[list[Hit]])
-    assert_type(model.retrieve(MESSAGES, native=True), list[Hit])
+    assert_type(model.retrieve(TURNS, ["Where?", "Who?"], scoring="hybrid"), list[list[Hit]])
+    assert_type(model.retrieve(TURNS, "Where?", scoring="late"), list[Hit])
+    assert_type(model.retrieve(MESSAGES, native=True, scoring="hybrid"), list[Hit])
+    model.retrieval_config = RetrievalConfig("late", vector_weight=0)
     assert_type(model.retrieve(MESSAGES, top_k=None, state=model.new_state()), list[Hit])
 
 

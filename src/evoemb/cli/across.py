@@ -17,15 +17,20 @@ if TYPE_CHECKING:
 
 
 def search_all(args: argparse.Namespace, streams: Sequence[FileStream], queries: Sequence[str]) -> None:
-    """Rank the turns of all streams for each query, and print them with their streams.
+    """Rank the turns of all streams for each query by their vectors, and print them with their streams.
 
     Raises:
-        InputError: A state was named, which holds one stream.
+        InputError: A state was named, which holds one stream; or a scoring whose scores compare turns of one stream.
     """
     if args.state is not None:
         raise InputError(
-            f"--state {args.state} holds the memory of one stream, but {args.stream} holds {len(streams)}. Choose one "
-            "with --stream 0, 1, ... or a name."
+            f"--state {args.state} holds the memory of one stream, but {args.stream} holds {len(streams)}. Choose "
+            "one with --stream 0, 1, ... or a name."
+        )
+    if args.scoring not in (None, "vector"):
+        raise InputError(
+            f"--scoring {args.scoring} compares turns of one stream, but {args.stream} holds {len(streams)}. Choose "
+            "one with --stream 0, 1, ... or a name, or leave --scoring out."
         )
     model = session.load_model(args)
     state = model.new_state(len(streams))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,7 @@ def read_benchmark(args: argparse.Namespace) -> list[EvalStream]:
     raise InputError(f"There is no file {args.benchmark}, and no such benchmark. Give a file, or one of {names}.")
 
 
-def names_of(option: str, text: str, known: dict[str, str] | None = None) -> tuple[str, ...]:
+def names_of(option: str, text: str, known: Collection[str] | None = None) -> tuple[str, ...]:
     """The names of a list with commas, each once.
 
     Raises:

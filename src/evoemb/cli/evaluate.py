@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from evoemb._errors import InputError
 from evoemb._files import write_whole
@@ -50,8 +50,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help=f"controls of the memory; without a list: {_CONTROLS}",
     )
     parser.add_argument("--base", metavar="MODEL", help="model of the anchors (default: --model without its memory)")
-    parser.add_argument("--hybrid", action="store_true", help="also fuse the model with BM25")
-    parser.add_argument("--reranker", metavar="MODEL", help="cross-encoder on top of that fusion")
+    parser.add_argument(
+        "--scoring",
+        metavar="A,B",
+        help="how retrieve scores turns, a row each: late, hybrid; vector: no row beside memory on (default: the "
+        "model's own)",
+    )
+    parser.add_argument("--reranker", metavar="MODEL", help="cross-encoder on top of hybrid scoring")
     benchmarks.add_run_options(parser)
     parser.add_argument("--group-size", type=session.positive_int, default=8, help="streams side by side (default: 8)")
     parser.add_argument(
@@ -66,17 +71,20 @@ def run(args: argparse.Namespace) -> None:
     from evoemb.evaluation.anchors import ANCHORS
     from evoemb.evaluation.comparison import Plan
     from evoemb.evaluation.controls import parse_control
+    from evoemb.ranking.config import Scoring
 
     benchmarks.check_results_name(args.output)
     against = benchmarks.names_of("--against", "" if args.against == "none" else args.against, ANCHORS)
     controls = benchmarks.names_of("--controls", args.controls)
     for control in controls:
         parse_control(control)
+    known = get_args(Scoring)
+    asked = known if args.scoring is None else benchmarks.names_of("--scoring", args.scoring, known)
     plan = Plan(
         against=against,
         controls=tuple(name for name in controls if name != "on"),
         memory=args.memory,
-        hybrid=args.hybrid,
+        scorings=None if args.scoring is None else tuple(name for name in known if name in asked),
         batch_size=args.batch_size,
         group_size=args.group_size,
         probe_streams=max(0, args.probe_streams),
@@ -115,7 +123,8 @@ def _evaluated(args: argparse.Namespace, plan: Plan, streams: list[EvalStream]) 
     if args.restart:
         kept.unlink(missing_ok=True)
     ledger = Ledger(kept, header_of(streams, model, base, plan))
-    with _Progress(args, plan, streams) as on_progress:
+    scorings = len(plan.scorings_of(model, reranker)) + (reranker is not None)
+    with _Progress(args, plan, streams, scorings) as on_progress:
         return evaluate(
             streams,
             model,
@@ -142,11 +151,10 @@ def _streams(args: argparse.Namespace) -> list[EvalStream]:
 class _Progress:
     """A bar over answered questions, all systems together."""
 
-    def __init__(self, args: argparse.Namespace, plan: Plan, streams: list[EvalStream]) -> None:
+    def __init__(self, args: argparse.Namespace, plan: Plan, streams: list[EvalStream], scorings: int) -> None:
         from tqdm.auto import tqdm
 
-        extra = 2 if args.reranker else int(args.hybrid)
-        systems = 1 + len(plan.controls) + len(plan.against) + extra
+        systems = 1 + len(plan.controls) + len(plan.against) + scorings
         questions = sum(len(stream.scored) for stream in streams)
         self._bar = tqdm(total=systems * questions, desc="Questions", unit="", disable=not session.show_progress(args))
 

@@ -41,6 +41,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("queries", metavar="QUERY", nargs="*", help="question (default: the query in an EvoTrain file)")
     session.add_stream_choice(parser, "search across all of them")
     parser.add_argument("--top-k", type=session.positive_int, default=5, help="turns to show for a query (default: 5)")
+    parser.add_argument(
+        "--scoring",
+        choices=("vector", "late", "hybrid"),
+        help="vector: embeddings with memory; late: these and tokens; hybrid: with BM25 (default: the model's own)",
+    )
     parser.add_argument("--static", action="store_true", help="also show the ranking without memory, beside it")
     parser.add_argument("--json", action="store_true", help="JSON lines, one object for a query")
     session.add_reading_options(parser)
@@ -108,7 +113,8 @@ def _rank_with_memory(
         show_progress_bar=session.show_progress(args),
     )
     query_embeddings = model.encode_query(queries, state=state, show_progress_bar=False)
-    return _ranked(model.similarity(query_embeddings, embeddings), turns, args.top_k)
+    cosines = model.similarity(query_embeddings, embeddings).numpy()
+    return session.turn_scorer(args, model).hits(turns, queries, list(cosines), args.top_k)
 
 
 def _rank_without_memory(

@@ -16,6 +16,7 @@ from evoemb.data.streams import FORMATS
 
 if TYPE_CHECKING:
     from evoemb.model import EvoEmbedding
+    from evoemb.retrieval import TurnScorer
     from evoemb.state import MemoryState
 
 LIBRARIES = ("evoemb", "sentence_transformers", "transformers", "huggingface_hub")
@@ -103,6 +104,14 @@ def load_model(args: argparse.Namespace) -> EvoEmbedding:
             f"{args.model or DEFAULT_MODEL} cannot be loaded: {error} Name a sentence-transformers or evoemb model, by "
             "folder or Hub id."
         ) from error
+
+
+def turn_scorer(args: argparse.Namespace, model: EvoEmbedding) -> TurnScorer:
+    """Return what scores turns as ``--scoring`` says, or as the model does by itself."""
+    from evoemb.retrieval import TurnScorer
+
+    config = model.retrieval_config
+    return TurnScorer(model, args.scoring or config.scoring, config, args.batch_size, show_progress(args))
 
 
 def quieten(args: argparse.Namespace) -> None:

@@ -20,9 +20,11 @@ from evoemb.modules.latent_memory_queue import LatentMemoryQueue
 from evoemb.modules.stateful_transformer import StatefulTransformer, read_memory_config
 from evoemb.modules.tensor_files import WEIGHTS_FILE, Source
 from evoemb.modules.time_ordered_score import TimeOrderedScore
+from evoemb.ranking import RetrievalConfig
 from evoemb.stack import Modules
 
 BASE_FILE = "base.json"
+RETRIEVAL_FILE = "retrieval.json"
 QUEUE_FOLDER = "queue"
 SCORE_FOLDER = "reranker"
 CARD_FILE = "README.md"
@@ -63,13 +65,16 @@ class PackagedModel:
     """A folder with everything of a trained model but its base.
 
     Args:
-        folder: Holds ``base.json``, the memory's choices, reader and adapters as a saved model has them, the queue's
-            configuration (and projections, if there are any) in ``queue``, and the model card.
+        folder: Holds ``base.json``, ``retrieval.json`` (how turns are ranked), the memory's choices, reader and
+            adapters as a saved model has them, the queue's configuration (and projections, if there are any) in
+            ``queue``, and the model card.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.base = Base.read(folder / BASE_FILE)
+        scoring = folder / RETRIEVAL_FILE
+        self.retrieval = RetrievalConfig.of_saved(read_object(scoring, str(folder)), str(scoring))
         self.card = (folder / CARD_FILE).read_text(encoding="utf-8")
 
     def check_base(self, source: Source) -> None:
@@ -111,13 +116,14 @@ class PackagedModel:
         return TimeOrderedScore.load(str(self.folder), subfolder=SCORE_FOLDER)
 
 
-def save_packaged(stack: Iterable[nn.Module], folder: Path, base: Base) -> None:
+def save_packaged(stack: Iterable[nn.Module], folder: Path, base: Base, retrieval: RetrievalConfig) -> None:
     """Write all of a model's stack but its base model; the model card is the caller's to write.
 
     Args:
         stack: ``StatefulTransformer -> LatentMemoryQueue -> ...``, as an evoemb model holds it.
         folder: Made if it is missing.
         base: What the memory was trained on.
+        retrieval: How the model ranks turns.
     """
     transformer, queue, *_ = stack
     if not isinstance(transformer, StatefulTransformer) or not isinstance(queue, LatentMemoryQueue):
@@ -128,7 +134,8 @@ def save_packaged(stack: Iterable[nn.Module], folder: Path, base: Base) -> None:
     (folder / QUEUE_FOLDER).mkdir(parents=True, exist_ok=True)
     transformer.save_memory(folder)
     queue.save(str(folder / QUEUE_FOLDER))
-    (folder / BASE_FILE).write_text(json.dumps(asdict(base), indent=2) + "\n", encoding="utf-8")
+    for name, value in ((BASE_FILE, base), (RETRIEVAL_FILE, retrieval)):
+        (folder / name).write_text(json.dumps(asdict(value), indent=2) + "\n", encoding="utf-8")
 
 
 def packaged_model(name: str | os.PathLike[str] | None, revision: str | None = None) -> PackagedModel | None:

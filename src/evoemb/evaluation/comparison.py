@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
 
 from evoemb.encoding import MemoryMode
-from evoemb.evaluation.anchors import ANCHORS, Bm25System, make_anchor
+from evoemb.evaluation.anchors import ANCHORS, make_anchor
 from evoemb.evaluation.bootstrap import interval, paired_difference
 from evoemb.evaluation.controls import CONTROLS, Control, parse_control
 from evoemb.evaluation.evolving import model_system
@@ -19,13 +19,23 @@ from evoemb.evaluation.metrics import EXCLUDED_CATEGORY, Outcome, Scores, summar
 from evoemb.evaluation.probe import probe
 from evoemb.evaluation.runs import Ledger, OnProgress, SystemRun, digest_of, run_systems
 from evoemb.evaluation.schema import EvalStream
-from evoemb.evaluation.systems import CrossEncoderSystem, FusedSystem, StaticVectors, System
+from evoemb.evaluation.systems import CrossEncoderSystem, ScoredSystem, StaticVectors, System
 from evoemb.model import EvoEmbedding
+from evoemb.ranking import RetrievalConfig
+from evoemb.ranking.config import Scoring
+from evoemb.retrieval import TurnScorer
 
 FORMAT = 1
 FIGURES = ("recall@1", "recall@10", "hit@10", "ndcg@10", "mrr", "order_acc")
 AGE_EDGES = (0, 1, 4, 16, 64, 256)
-MEMORY_ON, MEMORY_HYBRID, MEMORY_RERANKED = "memory on", "memory on + BM25", "memory on + BM25, reranked"
+MEMORY_ON = "memory on"
+MEMORY_SCORED = {"late": "memory on, late", "hybrid": "memory on, hybrid"}
+MEMORY_RERANKED = "memory on, hybrid, reranked"
+_ABOUT_SCORED = {
+    MEMORY_SCORED["late"]: "what the question's tokens find in each turn's, and the vectors of memory on",
+    MEMORY_SCORED["hybrid"]: "the model's own scoring and BM25",
+    MEMORY_RERANKED: "memory on, hybrid; its best 50 ranked anew by the cross-encoder",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +46,8 @@ class Plan:
         against: Anchors, by the names of `ANCHORS`.
         controls: Controls beside the memory as it is, as :func:`parse_control` reads them.
         memory: As in :meth:`evoemb.EvoEmbedding.encode`.
-        hybrid: Also fuse the model with BM25.
+        scorings: How turns are scored beside the vectors alone, as ``retrieve`` names it, one row each; None takes the
+            model's own scoring.
         batch_size: Rows of one forward.
         group_size: Streams read side by side.
         probe_streams: Streams of the temporal probe; 0 leaves it out.
@@ -46,7 +57,7 @@ class Plan:
     against: tuple[str, ...] = tuple(ANCHORS)
     controls: tuple[str, ...] = ()
     memory: MemoryMode = "causal"
-    hybrid: bool = False
+    scorings: tuple[Scoring, ...] | None = None
     batch_size: int = 32
     group_size: int = 8
     probe_streams: int = 8
@@ -61,12 +72,22 @@ class Plan:
         main = Kept(model_system(model, own, self.memory, Control(), **common))
         systems: list[System] = [main]
         systems += [model_system(model, own, self.memory, parse_control(name), **common) for name in self.controls]
-        if self.hybrid or reranker is not None:
-            fused = Kept(FusedSystem([Bm25System(), main], MEMORY_HYBRID))
-            systems.append(fused)
-            if reranker is not None:
-                systems.append(CrossEncoderSystem(fused, reranker, name=MEMORY_RERANKED))
+        for scoring in self.scorings_of(model, reranker):
+            scorer = TurnScorer(model, scoring, _retrieval_config(model), self.batch_size)
+            scored: System = ScoredSystem(main, scorer, MEMORY_SCORED[scoring])
+            if scoring == "hybrid" and reranker is not None:
+                scored = Kept(scored)
+                systems += [scored, CrossEncoderSystem(scored, reranker, name=MEMORY_RERANKED)]
+            else:
+                systems.append(scored)
         return [*systems, *(make_anchor(name, vectors) for name in self.against)]
+
+    def scorings_of(self, model: SentenceTransformer, reranker: Any = None) -> list[Scoring]:
+        """Return the scorings that get a row: those asked for, and the one a reranker starts from."""
+        asked: list[Scoring] = [_retrieval_config(model).scoring] if self.scorings is None else list(self.scorings)
+        if reranker is not None:
+            asked.append("hybrid")
+        return [scoring for scoring in dict.fromkeys(asked) if scoring != "vector"]
 
 
 class Kept:
@@ -95,6 +116,7 @@ def header_of(
         "model": about(model)["fingerprint"],
         "base": about(base)["fingerprint"],
         "memory": plan.memory,
+        "retrieval": asdict(_retrieval_config(model)),
     }
 
 
@@ -158,6 +180,11 @@ def evaluate(
     return results
 
 
+def _retrieval_config(model: SentenceTransformer) -> RetrievalConfig:
+    """How a model ranks turns; one that is not evoemb's ranks by vectors."""
+    return model.retrieval_config if isinstance(model, EvoEmbedding) else RetrievalConfig()
+
+
 def about(model: SentenceTransformer) -> dict[str, Any]:
     """What a model is: for an evoemb model what ``evoemb info`` says, for others name and digest of weights."""
     from evoemb.modules.fingerprint import fingerprint
@@ -170,9 +197,8 @@ def about(model: SentenceTransformer) -> dict[str, Any]:
 
 def describe_system(name: str) -> str:
     """Say what a row of the table is."""
-    if name in (MEMORY_HYBRID, MEMORY_RERANKED):
-        fused = "reciprocal-rank fusion of BM25 and the model with its memory"
-        return fused if name == MEMORY_HYBRID else f"{fused}; its best 50 ranked anew by the cross-encoder"
+    if name in _ABOUT_SCORED:
+        return _ABOUT_SCORED[name]
     if name.startswith("memory "):
         control = name.removeprefix("memory ")
         kind, _, turns = control.partition("@")

@@ -12,7 +12,8 @@ from sentence_transformers import SentenceTransformer
 
 from evoemb.evaluation.metrics import Scores
 from evoemb.evaluation.schema import EvalStream
-from evoemb.ranking.lexical import reciprocal_rank_fusion
+from evoemb.ranking import best_first
+from evoemb.retrieval import TurnScorer
 
 Vectors = NDArray[np.floating]
 
@@ -91,6 +92,27 @@ class StaticSystem:
         ]
 
 
+class ScoredSystem:
+    """A system's similarities of vectors, joined with what tokens and words say, as ``retrieve`` joins them.
+
+    Args:
+        vectors: Scores turns by their vectors.
+        scorer: Joins these scores with others.
+    """
+
+    def __init__(self, vectors: System, scorer: TurnScorer, name: str) -> None:
+        self.name = name
+        self._vectors = vectors
+        self._scorer = scorer
+
+    def score(self, streams: Sequence[EvalStream]) -> list[list[Scores]]:
+        """Score what each question sees; rarity is counted among these turns alone."""
+        return [
+            self._scorer.scores(stream.texts, [query.query for query in stream.scored], found)
+            for stream, found in zip(streams, self._vectors.score(streams), strict=True)
+        ]
+
+
 class FusedSystem:
     """Reciprocal-rank fusion of several systems."""
 
@@ -105,6 +127,25 @@ class FusedSystem:
             [reciprocal_rank_fusion(rankings) for rankings in zip(*of_stream, strict=True)]
             for of_stream in zip(*scored, strict=True)
         ]
+
+
+def reciprocal_rank_fusion(rankings: Sequence[Scores], smoothing: float = 60.0) -> Scores:
+    """Fuse several scorings of the same texts into one: the sum of ``1 / (smoothing + rank)``.
+
+    Args:
+        rankings: Scores ``(n,)`` each, higher is better; of equal ones the earlier text ranks first.
+        smoothing: How little the first ranks stand out.
+
+    Returns:
+        ``(n,)``, higher is better.
+
+    Source: Cormack, Clarke and Buettcher 2009.
+    """
+    fused = np.zeros(len(rankings[0]))
+    for scores in rankings:
+        ranking = best_first(scores)
+        fused[ranking] += 1 / (smoothing + np.arange(1, len(ranking) + 1))
+    return fused
 
 
 class CrossEncoderSystem:

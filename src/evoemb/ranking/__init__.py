@@ -1,18 +1,21 @@
-"""Ranking by scores and by words: hits, BM25 and the fusion of rankings. Needs numpy only."""
+"""Ranking by scores, tokens and words: hits, late interaction, BM25, and scorings joined. Needs numpy only."""
 
+from evoemb.ranking.config import RetrievalConfig
+from evoemb.ranking.fusion import standardised, weighted_sum
 from evoemb.ranking.hits import Hit, RankedId, best_first, checked_top_k, top_hits
 from evoemb.ranking.late import TokenStates, late_scores
-from evoemb.ranking.lexical import Bm25Index, fused_hits, reciprocal_rank_fusion
+from evoemb.ranking.lexical import Bm25Index
 
 __all__ = [
     "Bm25Index",
     "Hit",
     "RankedId",
+    "RetrievalConfig",
     "TokenStates",
     "best_first",
     "checked_top_k",
-    "fused_hits",
     "late_scores",
-    "reciprocal_rank_fusion",
+    "standardised",
     "top_hits",
+    "weighted_sum",
 ]

@@ -29,7 +29,7 @@ class _RankedText(RankedId):
 class Hit(_RankedText, total=False):
     """A ranked text: ``corpus_id`` and ``score`` as in :class:`RankedId`, and ``text``, the text itself.
 
-    Where rankings were fused, ``score`` is the fused score, and ``cosine`` the model's own similarity.
+    Where scorings were joined, ``score`` is the joined score, and ``cosine`` the similarity of the vectors.
     """
 
     cosine: float

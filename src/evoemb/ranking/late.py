@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,21 +47,47 @@ def late_scores(
     """
     if not turns:
         return np.zeros(0, dtype=np.float32)
-    if not len(query.ids):
-        return np.zeros(len(turns), dtype=np.float32)
-    found = Counter(int(token) for turn in turns for token in set(turn.ids.tolist()))
-    counts = np.array([found[int(token)] for token in query.ids], dtype=np.float64)
-    rarity = np.log1p((len(turns) - counts + 0.5) / (counts + 0.5))
-    best = np.stack([_best_matches(query.states, turn.states) for turn in turns])  # (n, T)
-    scores = best @ rarity / rarity.sum()
-    before = np.concatenate([[scores.mean()], scores[:-1]])
-    joined: Scores = (scores + previous_weight * before).astype(np.float32)
+    rarity = token_rarity(held_tokens(query.ids, [turn.ids for turn in turns]))
+    scores = late_sums(np.stack([best_matches(query.states, turn.states) for turn in turns]), rarity)
+    joined: Scores = with_previous(scores, scores.mean(), previous_weight).astype(np.float32)
     return joined
 
 
-def _best_matches(query: NDArray[Any], turn: NDArray[Any]) -> NDArray[Any]:
+def held_tokens(query_ids: NDArray[np.int64], turn_ids: Sequence[NDArray[np.int64]]) -> NDArray[np.bool_]:
+    """Say of every turn which of a query's tokens it holds, ``(n, T)``."""
+    wanted = query_ids.tolist()
+    found = [[token in held for token in wanted] for held in (set(ids.tolist()) for ids in turn_ids)]
+    return np.array(found, dtype=bool).reshape(len(turn_ids), len(wanted))
+
+
+def token_rarity(held: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the weight of each token ``(T,)``: its inverse document frequency among the turns that are given.
+
+    Args:
+        held: ``(n, T)``, as :func:`held_tokens` returns it.
+    """
+    counts = held.sum(axis=0)
+    rarity: NDArray[np.float64] = np.log1p((len(held) - counts + 0.5) / (counts + 0.5))
+    return rarity
+
+
+def best_matches(query: NDArray[Any], turn: NDArray[Any]) -> NDArray[Any]:
     """Return each query token's best cosine in a turn ``(T,)``; zero in a turn without tokens."""
-    if not len(turn):
+    if not len(turn) or not len(query):
         return np.zeros(len(query))
     best: NDArray[Any] = (query @ turn.T).max(axis=1)
     return best
+
+
+def late_sums(best: NDArray[Any], rarity: NDArray[np.float64]) -> Scores:
+    """Return each turn's score ``(n,)``: the mean of its matches ``(n, T)``, rare tokens counting more."""
+    if not len(rarity):
+        return np.zeros(len(best))
+    found: Scores = best @ rarity / rarity.sum()
+    return found
+
+
+def with_previous(scores: Scores, before_first: float, weight: float) -> Scores:
+    """Add to each turn's score a share of the score of the turn before; ``before_first`` stands before the first."""
+    found: Scores = scores + weight * np.concatenate([[before_first], scores[:-1]])
+    return found

@@ -44,8 +44,7 @@ class Stack:
     def results(self, output: dict[str, Any]) -> Sequence[Tensor]:
         """Return one result a text from what a forward wrote, padding left out."""
         if not self.token_states:
-            embeddings: Tensor = output["sentence_embedding"]
-            return embeddings
+            return list(output["sentence_embedding"])
         masks = output["attention_mask"].bool()
         return [states[mask] for states, mask in zip(output["token_embeddings"], masks, strict=True)]
 
