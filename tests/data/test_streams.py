@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from evoemb import evaluation
 from evoemb._errors import InputError
 from evoemb.data import FileStream, read_streams
 from evoemb.data.streams import FORMATS
@@ -80,6 +81,14 @@ def test_the_format_is_told_from_the_content(write: Any, content: str, streams: 
 def test_the_last_of_an_evotrain_rows_turns_is_its_query(write: Any, row: Any) -> None:
     assert read_streams(write(json.dumps(row, indent=1))) == [FileStream(["one", "two"], query="q?")]
     assert read_streams(write(lines(row, row))) == [FileStream(["one", "two"], query="q?")] * 2
+
+
+def test_utterances_are_read_with_their_speakers_as_an_evaluation_reads_them(write: Any) -> None:
+    said = [{"text": "one", "speaker": "Mia"}, {"text": "Jo: two", "speaker": "Jo"}, {"text": "three"}]
+    for form, turns in {"utterances": ["Mia: one", "Jo: two", "three"], "pairs": ["one", "Jo: two", "three"]}.items():
+        path = write(json.dumps({"stream_id": "s", "form": form, "turns": said, "queries": []}))
+        assert read_streams(path)[0].turns == turns
+        assert evaluation.read_streams(path)[0].texts == turns
 
 
 def test_the_name_of_a_file_does_not_matter(write: Any) -> None:

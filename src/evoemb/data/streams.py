@@ -25,6 +25,9 @@ from evoemb.data.turns import as_turns
 
 FORMATS = ("auto", "messages", "turns", "evotrain", "stream", "text", *EXPORTS)
 
+UTTERANCES = "utterances"
+"""The form of a stream whose turns are one message each; its speaker is then part of what is read."""
+
 _OR_TEXT = ', or name the format "text" if it is plain text'
 _NAMES = {
     "messages": "a chat message",
@@ -106,6 +109,12 @@ def _streams_of_chats(chats: Sequence[Chat]) -> list[FileStream]:
     return [FileStream(as_turns(chat.messages), name=chat.name, messages=list(chat.messages)) for chat in chats]
 
 
+def under_name(text: str, speaker: object) -> str:
+    """Return the text of a turn that is one message, behind its speaker's name, once; without a name as it stands."""
+    head = f"{speaker}: " if isinstance(speaker, str) and speaker else ""
+    return text if text.startswith(head) else f"{head}{text}"
+
+
 def check_text(text: object, where: str) -> str:
     """Return ``text`` itself if it is a string that a tokenizer takes.
 
@@ -139,6 +148,9 @@ def _whole_stream(item: Item, kind: str) -> FileStream:
         return _stream_of(_elements(item, item.where))
     if kind == "stream":
         found = _stream_of(_elements(Item(item.value["turns"], item.where), f"{item.where}, turns"))
+        if item.value.get("form") == UTTERANCES and found.messages is None:
+            speakers = (value.get("speaker") if isinstance(value, Mapping) else "" for value in item.value["turns"])
+            found = replace(found, turns=list(map(under_name, found.turns, speakers)))
         return replace(found, name=str(item.value.get("stream_id") or ""))
     turns = _evotrain_turns(item.value)
     if turns is None:

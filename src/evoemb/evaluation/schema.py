@@ -7,9 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from evoemb._errors import InputError
-
-UTTERANCES = "utterances"
-"""The form in which a turn is one message; its speaker is then part of what is read."""
+from evoemb.data.streams import UTTERANCES, under_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +89,7 @@ class EvalStream:
         """
         if self.form != UTTERANCES:
             return [turn.text for turn in self.turns]
-        return [_under_name(turn) for turn in self.turns]
+        return [under_name(turn.text, turn.speaker) for turn in self.turns]
 
     @property
     def scored(self) -> tuple[StreamQuery, ...]:
@@ -103,12 +101,6 @@ class EvalStream:
         about = {field.name: getattr(self, field.name) for field in fields(self)}
         turns, queries = ([_plain(item) for item in about.pop(name)] for name in ("turns", "queries"))
         return {**about, "turns": turns, "queries": queries}
-
-
-def _under_name(turn: StreamTurn) -> str:
-    """A turn's text behind its speaker's name, once."""
-    head = f"{turn.speaker}: " if turn.speaker else ""
-    return turn.text if turn.text.startswith(head) else f"{head}{turn.text}"
 
 
 def parse_stream(value: object, where: str) -> EvalStream:

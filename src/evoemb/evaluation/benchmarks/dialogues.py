@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from evoemb._errors import InputError
 from evoemb.data.files import read_json
+from evoemb.data.streams import UTTERANCES
 from evoemb.evaluation.benchmarks.common import ChatMessage, Turns, need
-from evoemb.evaluation.schema import UTTERANCES, EvalStream, StreamQuery, StreamTurn
+from evoemb.evaluation.schema import EvalStream, StreamQuery, StreamTurn
 
 Form = Literal["pairs", "utterances"]
 
