@@ -22,7 +22,7 @@ from sentence_transformers import SentenceTransformer
 
 from evoemb import EvoEmbedding
 from evoemb.default_model.base import BASE_MODEL, BASE_SHA256, base_model
-from evoemb.default_model.packaged import CARD_FILE, Base, PackagedModel, save_packaged
+from evoemb.default_model.packaged import CARD_FILE, SCORE_FOLDER, Base, PackagedModel, save_packaged
 from evoemb.modules.tensor_files import WEIGHTS_FILE
 from evoemb.ranking import RetrievalConfig
 
@@ -122,11 +122,14 @@ def bytes_of(folder: Path) -> int:
 
 
 def replace(target: Path, folder: Path) -> None:
-    """Put the files of ``folder`` in the place of those in ``target``; the model card there stays."""
-    card = (target / CARD_FILE).read_bytes()
+    """Put the files of ``folder`` in the place of those in ``target``; the model card and the reranker there stay."""
+    staying = [target / CARD_FILE, *(target / SCORE_FOLDER).glob("*")]  # the reranker reads the base, no memory
+    kept = {path: path.read_bytes() for path in staying}
     shutil.rmtree(target)
     shutil.copytree(folder, target)
-    (target / CARD_FILE).write_bytes(card)
+    for path, content in kept.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
     for path in target.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors writes for the owner alone
 

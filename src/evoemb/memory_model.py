@@ -25,6 +25,7 @@ from evoemb.modules.latent_memory_queue import LatentMemoryQueue
 from evoemb.modules.readers.features import LAST_ONLY
 from evoemb.modules.stateful_transformer import StatefulTransformer
 from evoemb.modules.tensor_files import Source
+from evoemb.modules.time_ordered_score import TimeOrderedScore
 from evoemb.ranking import RetrievalConfig
 from evoemb.stack import check_stack, evolving_stack, own_module, pools_last_token, spec_of
 from evoemb.state import MemoryState
@@ -66,6 +67,7 @@ class MemoryModel(SentenceTransformer):
         self._revision: str | None = None
         self._packaged: PackagedModel | None = None
         self._retrieval_config = RetrievalConfig()
+        self._score: tuple[TimeOrderedScore, ...] = ()  # in a tuple: no part of the stack
         if modules is not None and model_name_or_path is None:
             modules = evolving_stack(modules, self._memory_choices, None)
         else:

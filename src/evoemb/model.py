@@ -18,13 +18,16 @@ from evoemb.chat.recurrence import embed_dialogue, write_turns
 from evoemb.chat_model import ChatModel
 from evoemb.data.turns import Stream, as_turns, read_turns
 from evoemb.encoding import MemoryMode, taken_up, wants_progress_bar
-from evoemb.ranking import Hit, checked_top_k
+from evoemb.modules.time_ordered_score import TimeOrderedScore
+from evoemb.prompts import prompt_for
+from evoemb.ranking import Hit, checked_top_k, top_hits
 from evoemb.ranking.config import Scoring, checked_scoring
 from evoemb.retrieval import TurnScorer
 from evoemb.state import MemoryState
 from evoemb.state.memory import StreamMemory
 from evoemb.streaming.candidates import CandidateEmbeddings
 from evoemb.streaming.rows import Limits
+from evoemb.time_ordered import TurnReranker
 
 
 class EvoEmbedding(ChatModel):
@@ -66,6 +69,7 @@ class EvoEmbedding(ChatModel):
         *,
         memory: MemoryMode = ...,
         scoring: Scoring | None = ...,
+        rerank: bool = ...,
         batch_size: int = ...,
         show_progress_bar: bool | None = ...,
     ) -> list[Hit]: ...
@@ -80,6 +84,7 @@ class EvoEmbedding(ChatModel):
         *,
         memory: MemoryMode = ...,
         scoring: Scoring | None = ...,
+        rerank: bool = ...,
         batch_size: int = ...,
         show_progress_bar: bool | None = ...,
     ) -> list[list[Hit]]: ...
@@ -109,6 +114,7 @@ class EvoEmbedding(ChatModel):
         memory: MemoryMode = "causal",
         native: bool = False,
         scoring: Scoring | None = None,
+        rerank: bool = False,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
     ) -> Any:
@@ -132,11 +138,16 @@ class EvoEmbedding(ChatModel):
                 the 100 that are best without them; the others follow below. ``"hybrid"`` adds BM25 without stop words
                 to the model's own scoring (needs the ``eval`` extra). None takes the model's own, which
                 ``model.retrieval_config`` says. A dialogue is ranked by ``"vector"`` (None), or ``"hybrid"``.
+            rerank: Let the trained reranker of the model read the best turns in time order: which of them answers the
+                question, and is it still so? It has a first stage of its own, so leave ``scoring`` out. Of a stream of
+                more than 1,000 turns it looks at the 200 that are best by their vectors.
 
         Returns:
             ``[{"corpus_id": turn index, "score": number, "text": turn}, ...]``, best first, for one query; a list of
             such lists for several. By ``"vector"`` the score is the cosine. Otherwise it is a weighted sum of scores
             that are standardised over the stream's turns, so it compares these alone, and ``"cosine"`` stands beside.
+            With ``rerank`` the score is the probability that this turn answers the query, 0 to 1; what is missing to a
+            sum of 1 over all turns is the probability that none does.
 
         Raises:
             InputError: The stream or the list of queries is empty or malformed, ``top_k`` is no whole number of
@@ -145,6 +156,11 @@ class EvoEmbedding(ChatModel):
             CheckpointError: ``native`` is asked of a model that holds no such model.
         """
         wanted = checked_scoring(scoring)
+        if rerank and (query is None or wanted is not None):
+            raise InputError(
+                f"rerank=True was given with {'no query' if query is None else f'scoring={scoring!r}'}. Pass "
+                "retrieve(stream, query, rerank=True): the reranker chooses its candidates by itself."
+            )
         reading: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
         if query is None:
             if memory != "causal":
@@ -160,7 +176,7 @@ class EvoEmbedding(ChatModel):
         best = checked_top_k(10 if top_k == "default" else top_k)
         wanted = wanted or self.retrieval_config.scoring
         asked = [query] if isinstance(query, str) else query
-        ranked = self._rank_stream(stream, asked, best, state, memory, scoring=wanted, **reading)
+        ranked = self._rank_stream(stream, asked, best, state, memory, scoring=wanted, rerank=rerank, **reading)
         return ranked[0] if isinstance(query, str) else ranked
 
     def _rank_stream(
@@ -172,6 +188,7 @@ class EvoEmbedding(ChatModel):
         memory: MemoryMode,
         *,
         scoring: Scoring,
+        rerank: bool,
         **reading: Any,
     ) -> list[list[Hit]]:
         """Rank turns as ``encode_document`` reads them for queries as ``encode_query`` reads them."""
@@ -180,7 +197,55 @@ class EvoEmbedding(ChatModel):
         options = {**reading, "convert_to_tensor": True}
         corpus = self.encode_document(stream, stateful=True, state=after, memory=memory, **options)
         vectors = self.encode_query(asked, state=after, **options)
+        if rerank:
+            return self._reranked(turns, asked, self._cosines(vectors, corpus), top_k, reading["batch_size"])
         return self._ranked(vectors, corpus, turns, asked, top_k, scoring=scoring, **reading)
+
+    def _reranked(
+        self, turns: Sequence[str], asked: Sequence[str], cosines: Any, top_k: int | None, batch_size: int
+    ) -> list[list[Hit]]:
+        """Rank turns by the trained score that reads them in time order; ``cosines`` are ``(Q, n)``."""
+        reranker = self.turn_reranker(batch_size)
+        return [
+            [{**hit, "cosine": float(row[hit["corpus_id"]])} for hit in top_hits(found, turns, top_k)]
+            for found, row in zip(reranker.probabilities(turns, asked, cosines), cosines, strict=True)
+        ]
+
+    def turn_reranker(self, batch_size: int = 32) -> TurnReranker:
+        """Return what ``retrieve(..., rerank=True)`` ranks turns with.
+
+        Args:
+            batch_size: Texts of one forward at most.
+
+        Raises:
+            InputError: No reranker was trained with this model.
+        """
+
+        def embed(features: dict[str, Any]) -> dict[str, Any]:
+            for module in list(self)[1:]:
+                features = module(features)
+            return features
+
+        return TurnReranker(self._time_ordered_score(), self._transformer, embed, self._ids, Limits(batch_size))
+
+    def _ids(self, texts: Sequence[str], is_query: bool) -> list[list[int]]:
+        prompt = prompt_for(self, "query" if is_query else "document")
+        return self._transformer.token_ids(list(texts), prompt=prompt)
+
+    def _time_ordered_score(self) -> TimeOrderedScore:
+        """Return the score that was trained with this model, loaded once.
+
+        Raises:
+            InputError: There is none.
+        """
+        if not self._score:
+            if self._packaged is None or (score := self._packaged.score()) is None:
+                raise InputError(
+                    f"rerank=True was given, but {self.state_spec.model_id} has no reranker that was trained with it. "
+                    "Leave rerank out, or rank the turns found with a CrossEncoder or EvoReranker of your own."
+                )
+            self._score = (score.eval(),)
+        return self._score[0].to(self.device)
 
     def _rank_dialogue(
         self,

@@ -72,6 +72,7 @@ class EvoReranker(CrossEncoder):
     """
 
     _default_prompts = EvoEmbedding._default_prompts
+    default_huggingface_organization = EvoEmbedding.default_huggingface_organization  # of names without one
 
     def __init__(
         self,
@@ -99,6 +100,7 @@ class EvoReranker(CrossEncoder):
             kwargs["prompts"] = {**model_name_or_path.prompts, **(kwargs.get("prompts") or {})}
         elif name is None and modules is None:
             name = DEFAULT_MODEL
+        self._packaged = None if modules is not None else packaged_model(name, kwargs.get("revision"))
         super().__init__(name, modules=modules, activation_fn=activation_fn or nn.Identity(), **kwargs)
         if not isinstance(self[-1], StreamScore | TimeOrderedScore):
             raise InputError(
@@ -440,14 +442,16 @@ class EvoReranker(CrossEncoder):
 
     def _load_modules(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> Any:
         """Load a saved reranker as it is, and anything else as an embedding model with a score behind it."""
-        if self._is_saved_reranker(model_name_or_path, kwargs):
+        packaged = self._packaged
+        if packaged:
+            model_name_or_path = DEFAULT_MODEL  # the parent may have put an organisation before it
+        elif self._is_saved_reranker(model_name_or_path, kwargs):
             return super()._load_modules(model_name_or_path, *args, **kwargs)
         own: dict[str, Any] = {"memory_kwargs": self._memory_choices, "upstream_kwargs": self._upstream_kwargs}
         embedding = EvoEmbedding(model_name_or_path, device="cpu", **own, **kwargs)
         given = {name: text for name, text in self.prompts.items() if text is not None}
         self.prompts = {**embedding.prompts, **given}
         self.default_prompt_name = self.default_prompt_name or embedding.default_prompt_name
-        packaged = packaged_model(model_name_or_path)
         stack = [*embedding, (packaged and packaged.score()) or StreamScore()]
         return OrderedDict((str(index), module) for index, module in enumerate(stack)), {}
 

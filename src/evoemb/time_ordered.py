@@ -182,3 +182,68 @@ def answered(module: TimeOrderedScore, asked: Sequence[tuple[TextStates, Sequenc
 
 
 _BELOW = 10.0  # logits between the last candidate and the best of the others
+
+
+LONG_STREAM_TURNS = 1000
+"""Turns up to which the first stage compares the tokens of every turn."""
+
+FIRST_TURNS = 200
+"""Turns of a longer stream that the first stage looks at for a query: the best by their vectors."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnReranker:
+    """Ranks the turns of a stream by what answers a question as of when it is asked.
+
+    Args:
+        module: The trained score.
+        transformer: Of the model that the score was trained with.
+        embed: The modules behind it, as :func:`text_states` takes them.
+        token_ids: Cuts texts into token ids, prompts before them: of queries with True.
+        limits: Of one forward.
+    """
+
+    module: TimeOrderedScore
+    transformer: StatefulTransformer
+    embed: Callable[[dict[str, Any]], dict[str, Any]]
+    token_ids: Callable[[Sequence[str], bool], list[list[int]]]
+    limits: Limits
+
+    @torch.no_grad()
+    def probabilities(
+        self, turns: Sequence[str], queries: Sequence[str], cosines: Sequence[NDArray[Any]]
+    ) -> list[NDArray[np.float32]]:
+        """Return how likely each turn is to answer each query.
+
+        Args:
+            turns: The stream's, in order.
+            queries: What is asked after them.
+            cosines: Each query's similarity with every turn ``(n,)``: which turns of a long stream are looked at.
+
+        Returns:
+            ``(n,)`` each. What is missing to a sum of 1 is the probability that no turn answers.
+        """
+        looked_at = [_looked_at(scores) for scores in cosines]
+        needed = sorted(set(chain.from_iterable(looked_at)))
+        said = dict(zip(needed, self._states([turns[index] for index in needed], is_query=False), strict=True))
+        found = []
+        for query, mine, scores in zip(self._states(queries, is_query=True), looked_at, cosines, strict=True):
+            (one,) = answered(self.module, [(query, [said[index] for index in mine])])
+            own = np.asarray(one.probabilities[:-1].cpu(), dtype=np.float32)
+            # Turns that were not looked at come last, in the order of their cosines.
+            every = (np.asarray(scores, dtype=np.float32) - np.max(scores) - 1) * 1e-9
+            every[mine] = own
+            found.append(every)
+        return found
+
+    def _states(self, texts: Sequence[str], *, is_query: bool) -> list[TextStates]:
+        ids = self.token_ids(texts, is_query)
+        return text_states(self.transformer, self.embed, ids, self.module.layers, self.limits)
+
+
+def _looked_at(cosines: NDArray[Any]) -> list[int]:
+    """Return the turns that are looked at, in order: all of a short stream, the best of a long one and those before."""
+    if len(cosines) <= LONG_STREAM_TURNS:
+        return list(range(len(cosines)))
+    best = best_first(cosines, FIRST_TURNS).tolist()
+    return sorted({index for turn in best for index in (turn - 1, turn) if index >= 0})

@@ -8,9 +8,10 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 
-from evoemb import InputError
+from evoemb import EvoEmbedding, InputError
 from evoemb.cli import main
 from evoemb.evaluation.anchors import Bm25System
 from evoemb.evaluation.comparison import Plan, evaluate, header_of
@@ -249,3 +250,19 @@ def test_wrong_files_are_refused(tmp_path, capsys, eval_streams):
         )
         assert main(["report", str(tmp_path / "r.json"), "-o", str(tmp_path / "r.html")]) == 2
         assert told in capsys.readouterr().err
+
+
+def test_a_model_without_a_reranker_cannot_be_reranked(eval_streams, models):
+    with pytest.raises(InputError, match="no reranker that was trained with it"):
+        evaluate(eval_streams, models("bert", "attention"), replace(PLAN, rerank=True), name="made")
+
+
+def test_outcomes_of_another_reranker_are_not_taken_up(eval_streams):
+    model = EvoEmbedding(device="cpu")
+    plan = replace(PLAN, rerank=True)
+    before = header_of(eval_streams, model, model, plan)
+    assert before["reranker"] is not None
+    with torch.no_grad():
+        model.turn_reranker().module.trust += 1
+    assert header_of(eval_streams, model, model, plan) != before
+    assert header_of(eval_streams, model, model, PLAN)["reranker"] is None

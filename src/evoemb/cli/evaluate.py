@@ -56,6 +56,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="how retrieve scores turns, a row each: late, hybrid; vector: no row beside memory on (default: the "
         "model's own)",
     )
+    parser.add_argument("--rerank", action="store_true", help="also rank by the reranker trained with the model")
     parser.add_argument("--reranker", metavar="MODEL", help="cross-encoder on top of hybrid scoring")
     benchmarks.add_run_options(parser)
     parser.add_argument("--group-size", type=session.positive_int, default=8, help="streams side by side (default: 8)")
@@ -85,6 +86,7 @@ def run(args: argparse.Namespace) -> None:
         controls=tuple(name for name in controls if name != "on"),
         memory=args.memory,
         scorings=None if args.scoring is None else tuple(name for name in known if name in asked),
+        rerank=args.rerank,
         batch_size=args.batch_size,
         group_size=args.group_size,
         probe_streams=max(0, args.probe_streams),
@@ -123,7 +125,7 @@ def _evaluated(args: argparse.Namespace, plan: Plan, streams: list[EvalStream]) 
     if args.restart:
         kept.unlink(missing_ok=True)
     ledger = Ledger(kept, header_of(streams, model, base, plan))
-    scorings = len(plan.scorings_of(model, reranker)) + (reranker is not None)
+    scorings = len(plan.scorings_of(model, reranker)) + (reranker is not None) + args.rerank
     with _Progress(args, plan, streams, scorings) as on_progress:
         return evaluate(
             streams,

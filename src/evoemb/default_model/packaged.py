@@ -67,7 +67,7 @@ class PackagedModel:
     Args:
         folder: Holds ``base.json``, ``retrieval.json`` (how turns are ranked), the memory's choices, reader and
             adapters as a saved model has them, the queue's configuration (and projections, if there are any) in
-            ``queue``, and the model card.
+            ``queue``, the score of the reranker in ``reranker``, and the model card.
     """
 
     def __init__(self, folder: Path) -> None:

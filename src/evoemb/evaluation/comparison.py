@@ -9,6 +9,7 @@ from typing import Any
 
 from sentence_transformers import SentenceTransformer
 
+from evoemb._errors import InputError
 from evoemb.encoding import MemoryMode
 from evoemb.evaluation.anchors import ANCHORS, make_anchor
 from evoemb.evaluation.bootstrap import interval, paired_difference
@@ -19,11 +20,13 @@ from evoemb.evaluation.metrics import EXCLUDED_CATEGORY, Outcome, Scores, summar
 from evoemb.evaluation.probe import probe
 from evoemb.evaluation.runs import Ledger, OnProgress, SystemRun, digest_of, run_systems
 from evoemb.evaluation.schema import EvalStream
-from evoemb.evaluation.systems import CrossEncoderSystem, ScoredSystem, StaticVectors, System
+from evoemb.evaluation.systems import CrossEncoderSystem, RerankedSystem, ScoredSystem, StaticVectors, System
 from evoemb.model import EvoEmbedding
+from evoemb.modules.fingerprint import fingerprint
 from evoemb.ranking import RetrievalConfig
 from evoemb.ranking.config import Scoring
 from evoemb.retrieval import TurnScorer
+from evoemb.time_ordered import TurnReranker
 
 FORMAT = 1
 FIGURES = ("recall@1", "recall@10", "hit@10", "ndcg@10", "mrr", "order_acc")
@@ -31,9 +34,11 @@ AGE_EDGES = (0, 1, 4, 16, 64, 256)
 MEMORY_ON = "memory on"
 MEMORY_SCORED = {"late": "memory on, late", "hybrid": "memory on, hybrid"}
 MEMORY_RERANKED = "memory on, hybrid, reranked"
+RERANK = "rerank"
 _ABOUT_SCORED = {
     MEMORY_SCORED["late"]: "what the question's tokens find in each turn's, and the vectors of memory on",
     MEMORY_SCORED["hybrid"]: "the model's own scoring and BM25",
+    RERANK: "retrieve(..., rerank=True): the model's reranker reads what each question sees in time order",
     MEMORY_RERANKED: "memory on, hybrid; its best 50 ranked anew by the cross-encoder",
 }
 
@@ -48,6 +53,7 @@ class Plan:
         memory: As in :meth:`evoemb.EvoEmbedding.encode`.
         scorings: How turns are scored beside the vectors alone, as ``retrieve`` names it, one row each; None takes the
             model's own scoring.
+        rerank: Also rank by ``retrieve(..., rerank=True)``.
         batch_size: Rows of one forward.
         group_size: Streams read side by side.
         probe_streams: Streams of the temporal probe; 0 leaves it out.
@@ -58,6 +64,7 @@ class Plan:
     controls: tuple[str, ...] = ()
     memory: MemoryMode = "causal"
     scorings: tuple[Scoring, ...] | None = None
+    rerank: bool = False
     batch_size: int = 32
     group_size: int = 8
     probe_streams: int = 8
@@ -80,6 +87,8 @@ class Plan:
                 systems += [scored, CrossEncoderSystem(scored, reranker, name=MEMORY_RERANKED)]
             else:
                 systems.append(scored)
+        if self.rerank:
+            systems.append(RerankedSystem(main, _turn_reranker(model, self.batch_size), RERANK))
         return [*systems, *(make_anchor(name, vectors) for name in self.against)]
 
     def scorings_of(self, model: SentenceTransformer, reranker: Any = None) -> list[Scoring]:
@@ -117,6 +126,7 @@ def header_of(
         "base": about(base)["fingerprint"],
         "memory": plan.memory,
         "retrieval": asdict(_retrieval_config(model)),
+        "reranker": fingerprint(_turn_reranker(model, plan.batch_size).module) if plan.rerank else None,
     }
 
 
@@ -178,6 +188,17 @@ def evaluate(
             model, chosen, controls, memory=plan.memory, batch_size=plan.batch_size, max_turns=plan.probe_turns
         )
     return results
+
+
+def _turn_reranker(model: SentenceTransformer, batch_size: int) -> TurnReranker:
+    """Return the reranker that was trained with a model.
+
+    Raises:
+        InputError: There is none.
+    """
+    if not isinstance(model, EvoEmbedding):
+        raise InputError(f"rerank was asked of a {type(model).__name__}. Only an EvoEmbedding has a reranker.")
+    return model.turn_reranker(batch_size)
 
 
 def _retrieval_config(model: SentenceTransformer) -> RetrievalConfig:

@@ -14,6 +14,7 @@ from evoemb.evaluation.metrics import Scores
 from evoemb.evaluation.schema import EvalStream
 from evoemb.ranking import best_first
 from evoemb.retrieval import TurnScorer
+from evoemb.time_ordered import TurnReranker
 
 Vectors = NDArray[np.floating]
 
@@ -126,6 +127,27 @@ class FusedSystem:
         return [
             [reciprocal_rank_fusion(rankings) for rankings in zip(*of_stream, strict=True)]
             for of_stream in zip(*scored, strict=True)
+        ]
+
+
+class RerankedSystem:
+    """A system's candidates, ranked by the reranker that was trained with the model.
+
+    Args:
+        vectors: Scores turns by their vectors; of a long stream the best are looked at.
+        reranker: Reads what each question sees in time order.
+    """
+
+    def __init__(self, vectors: System, reranker: TurnReranker, name: str) -> None:
+        self.name = name
+        self._vectors = vectors
+        self._reranker = reranker
+
+    def score(self, streams: Sequence[EvalStream]) -> list[list[Scores]]:
+        """Score by the probability that a turn answers the question as of when it is asked."""
+        return [
+            [*self._reranker.probabilities(stream.texts, [query.query for query in stream.scored], found)]
+            for stream, found in zip(streams, self._vectors.score(streams), strict=True)
         ]
 
 
