@@ -6,6 +6,7 @@ the fixtures.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Models this small are slower with more threads: they wait for each other."""
+def a_process_for_small_models() -> None:
+    """One thread, as more would wait for each other; and what was imported is not searched for garbage ever again."""
     import torch
 
     torch.set_num_threads(1)
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -37,11 +37,17 @@ def bases(base_folder):
     return cache(lambda kind: base_of(base_folder(kind)))
 
 
+@pytest.fixture(scope="module")
+def untrained(base_folder):
+    """Give the model with a fresh memory of a kind and reader; made once, never changed by a test."""
+    return cache(lambda kind, reader: make_model(base_folder(kind), reader, trained=False))
+
+
 @pytest.fixture(params=ALL, ids=lambda case: "-".join(case))
-def fresh(request, base_folder, bases):
+def fresh(request, untrained, bases):
     """A fresh model, its base model, and the kind of backbone."""
     kind, reader = request.param
-    return make_model(base_folder(kind), reader, trained=False), bases(kind), kind
+    return untrained(kind, reader), bases(kind), kind
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
-from evoemb import EvoEmbedding
+from evoemb import EvoEmbedding, MemoryState
 from evoemb._errors import EvoembError
 from kinds import CASES
 from laws import assert_same_embeddings, assert_same_states
@@ -24,12 +25,37 @@ from tiny_models import make_model
 
 # A fresh process builds the same graph on the same machine; only the batch may be cut otherwise.
 FRESH_PROCESS_TOLERANCE = 1e-6
+SIX = ["i live in paris", "my sister has a red key", "i moved to rome", "", "the dog lost the blue lamp", "ok"]
 
 
-def run(code: str, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error::UserWarning", "-c", textwrap.dedent(code), *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment, **options)
+# One process runs all programs, because importing takes seconds; the first of them finds nothing imported.
+_PROGRAMS = """
+import contextlib, io, json, sys
+
+told = []
+for code, arguments in json.loads(sys.argv[1]):
+    sys.argv = ["program", *arguments]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(code, "program", "exec"), {"__name__": "__main__"})
+    told.append(out.getvalue())
+json.dump(told, sys.stdout)
+"""
+
+
+def run(folder: Path, *programs: tuple[str, list[object]]) -> list[str]:
+    """What each program printed, run one after the other in a fresh process that starts in ``folder``."""
+    given = json.dumps([(textwrap.dedent(code), [*map(str, arguments)]) for code, arguments in programs])
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", _PROGRAMS, given],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.fixture(params=CASES, ids="-".join)
@@ -60,44 +86,6 @@ def test_a_loaded_model_is_the_saved_model(saved, stream):
         n for n, p in model.named_parameters() if p.requires_grad
     }
     assert type(loaded[-1]) is type(model[-1])
-
-
-# One process for all kinds of models, because importing takes seconds.
-_FRESH = """
-    import sys
-    from pathlib import Path
-    import numpy as np
-    from evoemb import EvoEmbedding, MemoryState
-
-    for folder in map(Path, sys.argv[1:]):
-        model = EvoEmbedding(str(folder / "model"), device="cpu")
-        state = MemoryState.load(folder / "chat.safetensors")
-        turns = model.encode(["where is my brother", "we moved from rome to lyon"], stateful=True, state=state)
-        query = model.encode_query("where do i live", state=state)
-        state.save(folder / "chat.safetensors")
-        plain = model.encode(["i live in paris", "ok"])
-        np.savez(folder / "out.npz", turns=turns, query=query, plain=plain)
-"""
-
-
-def test_a_fresh_process_goes_on_where_this_one_stopped(base_folder, stream, tmp_path):
-    stopped = {}
-    for kind, reader in CASES:
-        model, folder = make_model(base_folder(kind), reader), tmp_path / f"{kind}-{reader}"
-        state = model.new_state()
-        model.encode(stream[:6], stateful=True, state=state)
-        model.save_pretrained(str(folder / "model"))
-        state.save(folder / "chat.safetensors")
-        stopped[folder] = model, state
-    done = run(_FRESH, *stopped)
-    assert done.returncode == 0, done.stderr
-    for folder, (model, state) in stopped.items():
-        found = np.load(folder / "out.npz")
-        turns = model.encode(["where is my brother", "we moved from rome to lyon"], stateful=True, state=state)
-        assert_same_embeddings(found["turns"], turns)
-        assert_same_embeddings(found["query"], model.encode_query("where do i live", state=state))
-        assert_same_embeddings(found["plain"], model.encode(["i live in paris", "ok"]), FRESH_PROCESS_TOLERANCE)
-        assert_same_states(type(state).load(folder / "chat.safetensors"), state)
 
 
 def test_saving_writes_no_state_and_nothing_that_runs(saved):
@@ -146,18 +134,82 @@ _PLAIN = """
 """
 
 
-def test_plain_sentence_transformers_gives_the_same_embeddings_and_explains_what_it_cannot_do(base_folder, tmp_path):
-    model, folder = make_model(base_folder("qwen3"), "prefix"), tmp_path / "model"
-    model.save_pretrained(str(folder))
-    done = run(_PLAIN, folder, tmp_path / "plain.npy")
-    assert done.returncode == 0, done.stderr
+_FRESH = """
+    import sys
+    from pathlib import Path
+    import numpy as np
+    from evoemb import EvoEmbedding, MemoryState
+
+    for folder in map(Path, sys.argv[1:]):
+        model = EvoEmbedding(str(folder / "model"), device="cpu")
+        state = MemoryState.load(folder / "chat.safetensors")
+        turns = model.encode(["where is my brother", "we moved from rome to lyon"], stateful=True, state=state)
+        query = model.encode_query("where do i live", state=state)
+        state.save(folder / "chat.safetensors")
+        plain = model.encode(["i live in paris", "ok"])
+        np.savez(folder / "out.npz", turns=turns, query=query, plain=plain)
+"""
+
+
+class Elsewhere(NamedTuple):
+    """What was saved here, and what the programs of another process made of it and printed."""
+
+    models: dict[Path, tuple[EvoEmbedding, MemoryState]]
+    plain: str
+    card: str
+    snippet: str
+
+
+def snippet_of(card: str) -> str:
+    [snippet] = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    return snippet
+
+
+@pytest.fixture(scope="module")
+def elsewhere(base_folder, tmp_path_factory) -> Elsewhere:
+    """Models of every kind, each with a state of six turns, as a fresh process finds and uses them."""
+    models = {}
+    for kind, reader in CASES:
+        model, folder = make_model(base_folder(kind), reader), tmp_path_factory.mktemp(f"{kind}-{reader}")
+        state = model.new_state()
+        model.encode(SIX, stateful=True, state=state)
+        model.save_pretrained(str(folder / "model"))
+        state.save(folder / "chat.safetensors")
+        models[folder] = model, state
+    decoder, *_, encoder = models
+    card = (encoder / "model" / "README.md").read_text(encoding="utf-8")
+    plain = _PLAIN, [decoder / "model", decoder / "plain.npy"]
+    told = run(tmp_path_factory.mktemp("empty"), plain, (snippet_of(card), []), (_FRESH, list(models)))
+    return Elsewhere(models, told[0], card, told[1])
+
+
+def test_a_fresh_process_goes_on_where_this_one_stopped(elsewhere):
+    for folder, (model, before) in elsewhere.models.items():
+        state = before.clone()
+        found = np.load(folder / "out.npz")
+        turns = model.encode(["where is my brother", "we moved from rome to lyon"], stateful=True, state=state)
+        assert_same_embeddings(found["turns"], turns)
+        assert_same_embeddings(found["query"], model.encode_query("where do i live", state=state))
+        assert_same_embeddings(found["plain"], model.encode(["i live in paris", "ok"]), FRESH_PROCESS_TOLERANCE)
+        assert_same_states(MemoryState.load(folder / "chat.safetensors"), state)
+
+
+def test_plain_sentence_transformers_gives_the_same_embeddings_and_explains_what_it_cannot_do(elsewhere):
+    folder, (model, _) = next(iter(elsewhere.models.items()))
     expected = model.encode(["i live in paris", "the dog has a red key", "ok"])
-    assert np.array_equal(np.load(tmp_path / "plain.npy"), expected)
-    told = done.stdout.strip().splitlines()
+    assert np.array_equal(np.load(folder / "plain.npy"), expected)
+    told = elsewhere.plain.strip().splitlines()
     assert len(told) == 6
     for line in told:
         assert "plain SentenceTransformer" in line
         assert "from evoemb import EvoEmbedding; EvoEmbedding(path)" in line
+
+
+def test_the_snippet_of_the_model_card_runs_as_printed(elsewhere):
+    *_, folder = elsewhere.models
+    assert str(folder / "model") in snippet_of(elsewhere.card)
+    assert elsewhere.snippet.count("corpus_id") == 2
+    assert "evoemb" in elsewhere.card.split("---")[1]
 
 
 def test_plain_sentence_transformers_gives_a_base_model_its_own_embeddings(base_folder, tmp_path, stream):
@@ -175,18 +227,6 @@ def test_our_own_modules_need_no_trust_in_remote_code(saved, tmp_path):
     (folder / "modules.json").write_text(json.dumps(modules))
     with pytest.raises((ImportError, ValueError, EvoembError)):
         EvoEmbedding(str(folder), device="cpu")
-
-
-def test_the_snippet_of_the_model_card_runs_as_printed(base_folder, tmp_path):
-    folder = tmp_path / "model"
-    make_model(base_folder("bert"), "attention").save_pretrained(str(folder))
-    card = (folder / "README.md").read_text(encoding="utf-8")
-    [snippet] = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
-    assert str(folder) in snippet
-    done = run(snippet, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("corpus_id") == 2
-    assert "evoemb" in card.split("---")[1]
 
 
 def test_asking_a_saved_model_for_another_memory_is_refused(saved):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 
+from evoemb.modules.tokenizing import token_ids
 from laws import assert_same_embeddings
 
-TURNS = 12
+TURNS, THREADS, TIMES = 8, 4, 2
 
 
 def streams_of(number: int) -> list[str]:
@@ -22,11 +26,21 @@ def streams_of(number: int) -> list[str]:
     return texts
 
 
+@pytest.fixture
+def hasty():
+    """Threads take turns far more often than usual, so that few calls are enough to come between each other."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.filterwarnings("ignore:.*longer than.*")
 @pytest.mark.parametrize("case", [("bert", "attention"), ("qwen3", "prefix"), ("qwen3_5", "prefix")], ids="-".join)
 def test_threads_with_long_turns_give_what_one_thread_gives(models, case):
     model = models(*case)
-    streams = [streams_of(number) for number in range(6)]
+    streams = [streams_of(number) for number in range(THREADS)]
 
     def read(stream):
         state = model.new_state()
@@ -40,7 +54,7 @@ def test_threads_with_long_turns_give_what_one_thread_gives(models, case):
 
     def work(number):
         try:
-            for _ in range(3):
+            for _ in range(TIMES):
                 found[number].append(read(streams[number])[0])
         except BaseException as error:  # noqa: BLE001 - a thread's error would be lost
             errors.append(error)
@@ -52,6 +66,24 @@ def test_threads_with_long_turns_give_what_one_thread_gives(models, case):
         thread.join()
     assert not errors
     for rows, right in zip(found, expected, strict=True):
-        assert len(rows) == 3
+        assert len(rows) == TIMES
         for row in rows:
             assert_same_embeddings(row, right)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.filterwarnings("ignore:.*longer than.*")
+def test_texts_are_cut_in_one_thread_while_another_needs_them_whole(models):
+    """The same as above where it goes wrong first, and so often that it cannot go right by luck."""
+    module = models("bert", "attention")[0]
+    texts = [turn for turn in streams_of(0) if len(turn.split()) > 64]
+    cut, whole = module.preprocess(texts)["input_ids"], token_ids(module.tokenizer, texts)
+    assert len(whole[0]) > cut.shape[1]
+
+    def read(number):
+        if number % 2:
+            return all(token_ids(module.tokenizer, texts) == whole for _ in range(100))
+        return all(torch.equal(module.preprocess(texts)["input_ids"], cut) for _ in range(100))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        assert all(pool.map(read, range(THREADS)))

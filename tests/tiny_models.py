@@ -71,13 +71,13 @@ def tiny_backbone(kind: str) -> PreTrainedModel:
     decoder = {**size, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 4096, "pad_token_id": 0}
     encoder = {**size, "max_position_embeddings": 80, "pad_token_id": 0, "num_hidden_layers": 4}
     linear = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8}
-    layers = ["linear_attention", "linear_attention", "full_attention"]
+    layers = ["linear_attention", "full_attention"]
     builders: dict[str, Callable[[], PreTrainedModel]] = {
-        "qwen3": lambda: Qwen3Model(Qwen3Config(**decoder, num_hidden_layers=3)),
+        "qwen3": lambda: Qwen3Model(Qwen3Config(**decoder, num_hidden_layers=2)),
         "qwen3_5": lambda: Qwen3_5TextModel(
-            Qwen3_5TextConfig(**decoder, **linear, linear_value_head_dim=8, num_hidden_layers=3, layer_types=layers)
+            Qwen3_5TextConfig(**decoder, **linear, linear_value_head_dim=8, num_hidden_layers=2, layer_types=layers)
         ),
-        "llama": lambda: LlamaModel(LlamaConfig(**decoder, num_hidden_layers=3)),
+        "llama": lambda: LlamaModel(LlamaConfig(**decoder, num_hidden_layers=2)),
         "bert": lambda: BertModel(BertConfig(**encoder)),
         "modernbert": lambda: ModernBertModel(
             ModernBertConfig(

@@ -414,10 +414,12 @@ def test_a_defect_is_not_hidden(evoemb: Any, chat: str, monkeypatch: pytest.Monk
         evoemb("search", chat, "q")
 
 
-def test_a_reader_that_leaves_early_is_no_error(model_folder: str, chat: str, tmp_path: Path) -> None:
-    state = tmp_path / "state.safetensors"
+def test_a_reader_that_leaves_early_is_no_error(model_folder: str, tmp_path: Path) -> None:
+    state, chat = tmp_path / "state.safetensors", tmp_path / "long.jsonl"
+    chat.write_text("\n".join([json.dumps("i live in rome " * 1000)] * 13), encoding="utf-8")
     options = ["--model", model_folder, "--device", "cpu", "--quiet", "--state", str(state), "--json", "--top-k", "13"]
-    command = [sys.executable, "-m", "evoemb.cli", "search", chat, *map(str, range(200)), *options]
+    # Each line of the answer is longer than what a pipe takes in before it is read.
+    command = [sys.executable, "-m", "evoemb.cli", "search", str(chat), "q", "where", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=UTF8)
     assert process.stdout is not None
     assert process.stderr is not None

@@ -30,6 +30,12 @@ def close(found, expected):
             np.testing.assert_allclose(mine, theirs, atol=2e-5)
 
 
+@pytest.fixture
+def few_streams(eval_streams):
+    """Enough to lie side by side and to take each other's memory."""
+    return eval_streams[:3]
+
+
 def whole_reading(model, stream, memory):
     """Scores as one would get them with encode alone, a fresh reading for every question."""
     found = []
@@ -42,15 +48,15 @@ def whole_reading(model, stream, memory):
 
 
 @pytest.mark.parametrize("memory", ["causal", "final"])
-def test_a_stream_read_once_scores_as_a_reading_for_every_question(model, eval_streams, memory):
+def test_a_stream_read_once_scores_as_a_reading_for_every_question(model, few_streams, memory):
     system = EvolvingSystem(model, memory)
-    close(system.score(eval_streams), [whole_reading(model, stream, memory) for stream in eval_streams])
+    close(system.score(few_streams), [whole_reading(model, stream, memory) for stream in few_streams])
 
 
-def test_reading_stepwise_gives_what_reading_in_pieces_gives(model, eval_streams):
+def test_reading_stepwise_gives_what_reading_in_pieces_gives(model, few_streams):
     reader = StreamReader(model)
-    pieces = reader._read_in_pieces(eval_streams)
-    steps = reader._read_stepwise(eval_streams, [stream.texts for stream in eval_streams], lambda state: state)
+    pieces = reader._read_in_pieces(few_streams)
+    steps = reader._read_stepwise(few_streams, [stream.texts for stream in few_streams], lambda state: state)
     for one, other in zip(pieces, steps, strict=True):
         np.testing.assert_allclose(one.seen(8), other.seen(8), atol=2e-5)
         assert one.queries.keys() == other.queries.keys()
@@ -66,15 +72,13 @@ def test_memory_off_reads_every_text_with_an_empty_memory(model, eval_streams):
     close(EvolvingSystem(model, control=Control("off")).score([stream]), [expected])
 
 
-@pytest.mark.parametrize("control", ["off", "shuffled", "ages", "frozen@2"])
 @pytest.mark.parametrize("memory", ["causal", "final"])
-def test_every_control_changes_the_scores_of_a_model_that_uses_its_memory(model, eval_streams, control, memory):
-    on = EvolvingSystem(model, memory).score(eval_streams)
-    other = EvolvingSystem(model, memory, parse_control(control)).score(eval_streams)
-    assert (
-        max(np.abs(a - b).max() for one, two in zip(on, other, strict=True) for a, b in zip(one, two, strict=True))
-        > 2e-4
-    )
+def test_every_control_changes_the_scores_of_a_model_that_uses_its_memory(model, few_streams, memory):
+    on = EvolvingSystem(model, memory).score(few_streams)
+    for control in ("off", "shuffled", "ages", "frozen@2"):
+        other = EvolvingSystem(model, memory, parse_control(control)).score(few_streams)
+        apart = [np.abs(a - b).max() for one, two in zip(on, other, strict=True) for a, b in zip(one, two, strict=True)]
+        assert max(apart) > 2e-4, control
 
 
 def test_the_shuffled_memory_is_that_of_the_other_streams_turns(model, eval_streams):

@@ -206,7 +206,7 @@ def read_alone():
 
 
 @pytest.mark.parametrize("branch", BRANCHES)
-@pytest.mark.parametrize("read", [1, 2, 5, 6, 8])
+@pytest.mark.parametrize("read", [2, 8, *(pytest.param(read, marks=pytest.mark.slow) for read in (1, 5, 6))])
 def test_two_states_that_branch_from_one_value_read_on_as_if_alone(model, stream, branch, read, read_alone):
     """What a state keeps to be quick may be shared with its copies; no copy may see what another one read."""
     first = model.new_state()

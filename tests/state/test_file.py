@@ -11,6 +11,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,12 +26,23 @@ from kinds import CASES
 from laws import assert_same_embeddings, assert_same_states, bytes_of
 
 
+@pytest.fixture(scope="module")
+def read():
+    """A state of two streams, one in the middle of a segment; read once a model."""
+
+    @cache
+    def state_of(model, first, second):
+        state = model.new_state(2)
+        model.encode([list(first), list(second)], stateful=True, state=state)
+        return state
+
+    return state_of
+
+
 @pytest.fixture
-def state(model, stream):
+def state(model, stream, read):
     """A state of two streams, one in the middle of a segment."""
-    state = model.new_state(2)
-    model.encode([stream[:6], stream], stateful=True, state=state)
-    return state
+    return read(model, tuple(stream[:6]), tuple(stream)).clone()
 
 
 @pytest.fixture

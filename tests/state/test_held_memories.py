@@ -16,7 +16,7 @@ from evoemb.streaming.rows import Limits
 from laws import assert_same_embeddings, assert_same_states
 
 QUESTIONS = ["where do i live", "what is red"]
-STREAMS = 7
+STREAMS = 5
 
 
 @pytest.fixture(params=["qwen3", "llama", "qwen3_5"])
@@ -56,7 +56,6 @@ def most_held(decoder: EvoEmbedding, call: Callable[[], object]) -> int:
         kept = {id(one): one.nbytes for one in gc.get_objects() if type(one) is KeyValues}
         seen.append(sum(kept.values()))
 
-    gc.collect()
     gc.freeze()  # what was there before is not looked through
     handle = decoder[0].model.register_forward_pre_hook(count)
     try:
@@ -78,7 +77,7 @@ def test_what_is_held_of_memories_stays_within_the_bound_however_many_streams(de
     monkeypatch.setattr(rows, "KEPT_BYTES", bound)
     # One memory is always run. A recurrent layer's state is seen in the memory that passes the bound only.
     fits = max(bound, one) if decoder[0].reader.sees_beginnings else bound + one
-    for streams in (4, STREAMS):
+    for streams in (3, STREAMS):
         assert most_held(decoder, lambda count=streams: ask(count)) <= fits
 
 

@@ -11,14 +11,13 @@ from laws import assert_same_embeddings, assert_same_states
 
 
 def test_a_state_built_of_its_turns_is_that_of_having_read_only_so_far(any_model, stream):
-    whole, rows, opened = any_model.new_state(), [], []
+    whole, rows, opened, past = any_model.new_state(), [], [], []
     for turn, text in enumerate(stream):
         any_model.encode([text], stateful=True, state=whole)
         rows.append(whole.turn_latents(turn))
         opened.append(whole.open_turns[0])
-    for turn in range(len(stream)):
-        read = any_model.new_state()
-        any_model.encode(stream[: turn + 1], stateful=True, state=read)
+        past.append(whole.clone())
+    for turn, read in enumerate(past):
         built = MemoryState.of_turns(
             any_model.state_spec, rows[: turn + 1], num_turns=turn + 1, open_turns=opened[turn]
         )

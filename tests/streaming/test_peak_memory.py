@@ -25,7 +25,6 @@ def peak_while_reading(model: EvoEmbedding, turns: list[str], **options: object)
     """The most bytes held when a forward of the backbone begins, beyond those held before reading."""
     seen: list[int] = []
     handle = model[0].model.register_forward_pre_hook(lambda *_: seen.append(held_bytes()))
-    gc.collect()
     gc.freeze()
     try:
         model.encode(turns, stateful=True, state=model.new_state(), batch_size=8, **options)
