@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from evoemb import EvoEmbedding
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse names with an address in them: workers that name a test differently cannot share it."""
+    for item in items:
+        if " at 0x" in item.nodeid:
+            raise pytest.UsageError(f"{item.nodeid} is named otherwise in every process. Give its parameters ids.")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def a_process_for_small_models() -> None:
     """One thread, as more would wait for each other; and what was imported is not searched for garbage ever again."""
