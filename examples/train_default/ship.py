@@ -32,7 +32,7 @@ DOCS = ROOT / "docs" / "default_model"
 CONVERSATION = ROOT / "examples" / "data" / "sgd_dialogue.jsonl"
 MOST_BYTES = 10_000_000
 MOST_CHANGE = 1e-3  # of cosine, by float16
-RETRIEVAL = RetrievalConfig("late", previous_weight=0.2, vector_weight=0.5)  # chosen on development sets
+RETRIEVAL = RetrievalConfig("late", previous_weight=0.2, vector_weight=1.0)  # chosen on development sets
 SOME_TEXTS = ("", "Where do I live now?", "the second one", "No, I meant the blue one. " * 20)
 
 

@@ -90,7 +90,7 @@ def test_saved_it_is_an_ordinary_model_and_its_name_is_never_mistaken(default, t
     for name in ("./evoemb-minilm", Path("evoemb-minilm")):
         loaded = EvoEmbedding(name, device="cpu")
         assert loaded.state_spec == default.state_spec
-        assert loaded.retrieval_config == default.retrieval_config == RetrievalConfig("late", 0.2, 0.5)
+        assert loaded.retrieval_config == default.retrieval_config == RetrievalConfig("late", 0.2, 1.0)
         assert np.array_equal(loaded.encode(TURNS, stateful=True), default.encode(TURNS, stateful=True))
     assert EvoEmbedding(device="cpu").state_spec == default.state_spec
 
