@@ -7,6 +7,7 @@ letter    meaning
 ``B``     streams side by side in one batch
 ``C``     latents that a queue keeps (``capacity_latents``), a bound: ``<=C``; latents are counted, not turns
 ``D``     size of an embedding
+``F``     size of what a reranker is told of a token: hidden states of some layers, side by side
 ``H``     hidden size of the backbone
 ``K``     latents that one turn adds to the queue (``num_latents``)
 ``L``     tokens of a whole row: memory, text and memory queries together
