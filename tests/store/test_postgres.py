@@ -100,5 +100,6 @@ def test_threads_with_stores_of_their_own_lose_nothing_on_a_server(bert, url):
 
 
 def test_a_server_that_cannot_be_reached_is_told(tmp_path):
+    pytest.importorskip("psycopg", reason="the extra 'postgres' is not installed")
     with pytest.raises(StorageError, match="Check that the database can be reached, and call again"):
         MemoryStore(f"postgresql://evoemb@/none?host={tmp_path}")
