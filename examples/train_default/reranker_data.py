@@ -97,13 +97,8 @@ def prepare(model: EvoEmbedding, stream: Mapping[str, Any], layers: list[int], m
     """Run a stream's turns and questions through the base, and rank them by the first stage."""
     transformer: Any = model[0]
 
-    def embed(features: dict[str, Any]) -> dict[str, Any]:
-        for module in list(model)[1:]:
-            features = module(features)
-        return features
-
     def states(texts: list[str]) -> list[TextStates]:
-        return text_states(transformer, embed, transformer.token_ids(texts), layers, Limits(64))
+        return text_states(list(model), transformer.token_ids(texts), layers, Limits(64))
 
     turns = states([text_of(stream, turn) for turn in stream["turns"]])
     queries = stream["queries"]

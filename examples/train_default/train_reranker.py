@@ -27,7 +27,8 @@ from torch import Tensor
 from evoemb import EvoEmbedding
 from evoemb.data.files import json_items
 from evoemb.modules import TimeOrderedScore
-from evoemb.time_ordered import Question, time_ordered
+from evoemb.ranking import standardised
+from evoemb.time_ordered import CandidateSet, time_ordered
 
 LAYERS = [3, 6]
 # Questions that need no thought are asked less often.
@@ -56,7 +57,7 @@ def streams_of(told: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def batch_of(samples: list[Sample], dropped: float, rng: random.Random) -> tuple[list[Question], list[Asked]]:
+def batch_of(samples: list[Sample], dropped: float, rng: random.Random) -> tuple[list[CandidateSet], list[Asked]]:
     """Return questions with some of their wrong candidates left out, and sometimes scored among the rest alone."""
     questions = []
     for stream, one in samples:
@@ -65,13 +66,13 @@ def batch_of(samples: list[Sample], dropped: float, rng: random.Random) -> tuple
             kept = list(range(len(one.chosen)))
         scores = one.first_stage[kept]
         if dropped and len(kept) > 2 and rng.random() < 0.3:
-            scores = (scores - scores.mean(0)) / (scores.std(0, ddof=1) + 1e-6)
+            scores = np.stack([standardised(column) for column in scores.T], -1).astype(np.float32)
         turns = stream.turns[: one.asked_at]
-        questions.append(Question(one.query.float(), turns, [one.chosen[n] for n in kept], scores))
+        questions.append(CandidateSet(one.query.float(), turns, [one.chosen[n] for n in kept], scores))
     return questions, [one for _, one in samples]
 
 
-def loss_of(module: TimeOrderedScore, questions: list[Question], asked: list[Asked]) -> Tensor:
+def loss_of(module: TimeOrderedScore, questions: list[CandidateSet], asked: list[Asked]) -> Tensor:
     """Return the cross-entropy of the right candidates, or of none, and of which candidates mention the fact."""
     batch = time_ordered(questions)
     found = module.score(batch)

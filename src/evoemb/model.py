@@ -220,13 +220,7 @@ class EvoEmbedding(ChatModel):
         Raises:
             InputError: No reranker was trained with this model.
         """
-
-        def embed(features: dict[str, Any]) -> dict[str, Any]:
-            for module in list(self)[1:]:
-                features = module(features)
-            return features
-
-        return TurnReranker(self._time_ordered_score(), self._transformer, embed, self._ids, Limits(batch_size))
+        return TurnReranker(self._time_ordered_score(), list(self), self._ids, Limits(batch_size))
 
     def _ids(self, texts: Sequence[str], is_query: bool) -> list[list[int]]:
         prompt = prompt_for(self, "query" if is_query else "document")

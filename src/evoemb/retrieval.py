@@ -10,14 +10,19 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
-from evoemb.ranking import Bm25Index, Hit, RetrievalConfig, TokenStates, best_first, top_hits, weighted_sum
+from evoemb.ranking import (
+    Bm25Index,
+    Hit,
+    RetrievalConfig,
+    TokenStates,
+    best_first,
+    top_hits,
+    weighted_sum,
+)
 from evoemb.ranking.config import Scoring
 from evoemb.ranking.hits import Scores
-from evoemb.ranking.late import best_matches, held_tokens, late_sums, token_rarity, with_previous
+from evoemb.ranking.late import LONG_STREAM_TURNS, best_matches, held_tokens, late_sums, token_rarity, with_previous
 from evoemb.token_states import token_ids, token_states
-
-LONG_STREAM_TURNS = 1000
-"""Turns up to which late scoring compares the tokens of every turn."""
 
 RESCORED_TURNS = 100
 """Turns of a longer stream that late scoring compares for a query."""

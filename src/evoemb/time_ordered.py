@@ -11,12 +11,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from evoemb.modules.stateful_transformer import StatefulTransformer
 from evoemb.modules.time_ordered_score import TimeOrdered, TimeOrderedScore
-from evoemb.ranking import TokenStates, best_first, late_scores
+from evoemb.ranking import TokenStates, best_first, late_scores, standardised
+from evoemb.ranking.late import LONG_STREAM_TURNS
 from evoemb.streaming.rows import Limits, TokenIds, pad_ids
 
 QUERY_TOKENS, TURN_TOKENS = 24, 40  # read of a text at most; what the module was trained with
@@ -39,8 +39,7 @@ class TextStates:
 
 @torch.no_grad()
 def text_states(
-    transformer: StatefulTransformer,
-    embed: Callable[[dict[str, Any]], dict[str, Any]],
+    modules: Sequence[nn.Module],
     texts: Sequence[TokenIds],
     layers: Sequence[int],
     limits: Limits,
@@ -48,25 +47,27 @@ def text_states(
     """Run texts through the backbone once and keep what the two stages of reranking need.
 
     Args:
-        embed: The modules behind the transformer: writes ``sentence_embedding`` from ``token_embeddings``.
+        modules: The stack of an embedding model.
         texts: Token ids, special ones included.
     """
+    transformer: Any = modules[0]
     device = next(transformer.model.parameters()).device
-    tokenizer: Any = transformer.tokenizer
-    special = torch.tensor(tokenizer.all_special_ids, device=device)
+    special = torch.tensor(transformer.tokenizer.all_special_ids, device=device)
 
     def run(chosen: Sequence[int]) -> list[TextStates]:
         ids, mask = pad_ids([texts[index] for index in chosen], device)
         hidden = transformer.hidden_states(ids, mask)
-        vectors = embed({"input_ids": ids, "attention_mask": mask, "token_embeddings": hidden[-1]})
-        unit = F.normalize(vectors["sentence_embedding"].float(), dim=-1).cpu().numpy()
-        features = torch.cat([hidden[layer] for layer in layers], -1).float()
+        features = {"input_ids": ids, "attention_mask": mask, "token_embeddings": hidden[-1]}
+        for module in modules[1:]:
+            features = module(features)
+        unit = F.normalize(features["sentence_embedding"].float(), dim=-1).cpu().numpy()
+        states = torch.cat([hidden[layer] for layer in layers], -1).float()
         last = F.normalize(hidden[-1].float(), dim=-1)
         words = mask.bool() & ~torch.isin(ids, special)
         found = []
         for row, own in enumerate(words):
             tokens = TokenStates(ids[row, own].cpu().numpy(), last[row, own].cpu().numpy())
-            found.append(TextStates(features[row, own], tokens, unit[row]))
+            found.append(TextStates(states[row, own], tokens, unit[row]))
         return found
 
     return limits.run([len(ids) for ids in texts], run, device)
@@ -76,13 +77,7 @@ def first_stage(query: TextStates, turns: Sequence[TextStates]) -> NDArray[np.fl
     """Score turns for a query by late interaction and by cosine, each standardised over the turns; ``(n, 2)``."""
     late = late_scores(query.tokens, [turn.tokens for turn in turns])
     cosine = np.stack([turn.vector for turn in turns]) @ query.vector
-    return np.stack([_standardised(late), _standardised(cosine)], -1).astype(np.float32)
-
-
-def _standardised(scores: NDArray[Any]) -> NDArray[Any]:
-    spread = scores.std(ddof=1) if len(scores) > 1 else 0.0
-    standardised: NDArray[Any] = (scores - scores.mean()) / (spread + 1e-6)
-    return standardised
+    return np.stack([standardised(late), standardised(cosine)], -1).astype(np.float32)
 
 
 def candidates(scores: NDArray[np.float32], most: int) -> list[int]:
@@ -93,7 +88,7 @@ def candidates(scores: NDArray[np.float32], most: int) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class CandidateSet:
     """A question and the candidates that are to be read for it.
 
     Args:
@@ -109,7 +104,7 @@ class Question:
     first_stage: NDArray[np.float32]
 
 
-def time_ordered(questions: Sequence[Question]) -> TimeOrdered:
+def time_ordered(sets: Sequence[CandidateSet]) -> TimeOrdered:
     """Put questions and the turns that they look at into one batch; a turn that several look at stands once."""
     rows: list[Tensor] = []
     place: dict[int, int] = {}
@@ -121,13 +116,13 @@ def time_ordered(questions: Sequence[Question]) -> TimeOrdered:
         return place[id(turn)]
 
     columns: dict[str, list[Tensor]] = {"chosen": [], "before": [], "first_stage": [], "age": [], "mask": []}
-    for one in questions:
+    for one in sets:
         columns["chosen"].append(torch.tensor([number(one.turns[index]) for index in one.chosen]))
         columns["before"].append(torch.tensor([number(one.turns[index - 1]) if index else -1 for index in one.chosen]))
         columns["first_stage"].append(torch.from_numpy(one.first_stage))
         columns["age"].append(torch.tensor([float(len(one.turns) - 1 - index) for index in one.chosen]))
         columns["mask"].append(torch.ones(len(one.chosen)))
-    query, query_mask = _padded([one.query[:QUERY_TOKENS] for one in questions])
+    query, query_mask = _padded([one.query[:QUERY_TOKENS] for one in sets])
     texts, text_mask = _padded([turn[:TURN_TOKENS] for turn in rows])
     rest = {name: pad_sequence(column, batch_first=True).to(query.device) for name, column in columns.items()}
     return TimeOrdered(query, query_mask, texts, text_mask, **rest)
@@ -166,26 +161,23 @@ def answered(module: TimeOrderedScore, asked: Sequence[tuple[TextStates, Sequenc
         asked: Every question with the turns said before it, in order; at least one turn each.
     """
     stages = [first_stage(query, turns) for query, turns in asked]
-    questions = []
+    sets = []
     for (query, turns), scores in zip(asked, stages, strict=True):
         chosen = candidates(scores, module.num_candidates)
-        questions.append(Question(query.features, [turn.features for turn in turns], chosen, scores[chosen]))
-    found = module.score(time_ordered(questions))
+        sets.append(CandidateSet(query.features, [turn.features for turn in turns], chosen, scores[chosen]))
+    found = module.score(time_ordered(sets))
     results = []
-    for row, (question, scores) in enumerate(zip(questions, stages, strict=True)):
-        own = found.current[row, : len(question.chosen)]
+    for row, (one, scores) in enumerate(zip(sets, stages, strict=True)):
+        own = found.current[row, : len(one.chosen)]
         others = torch.from_numpy(scores[:, 0] - scores[:, 0].max()).to(own)
         below = torch.minimum(own.min(), found.nothing[row]).detach() - _BELOW + others
-        index = torch.tensor(question.chosen, device=own.device)
+        index = torch.tensor(one.chosen, device=own.device)
         results.append(Answered(below.index_copy(0, index, own), found.nothing[row]))
     return results
 
 
 _BELOW = 10.0  # logits between the last candidate and the best of the others
 
-
-LONG_STREAM_TURNS = 1000
-"""Turns up to which the first stage compares the tokens of every turn."""
 
 FIRST_TURNS = 200
 """Turns of a longer stream that the first stage looks at for a query: the best by their vectors."""
@@ -197,15 +189,13 @@ class TurnReranker:
 
     Args:
         module: The trained score.
-        transformer: Of the model that the score was trained with.
-        embed: The modules behind it, as :func:`text_states` takes them.
+        modules: The stack of the model that the score was trained with.
         token_ids: Cuts texts into token ids, prompts before them: of queries with True.
         limits: Of one forward.
     """
 
     module: TimeOrderedScore
-    transformer: StatefulTransformer
-    embed: Callable[[dict[str, Any]], dict[str, Any]]
+    modules: Sequence[nn.Module]
     token_ids: Callable[[Sequence[str], bool], list[list[int]]]
     limits: Limits
 
@@ -238,7 +228,7 @@ class TurnReranker:
 
     def _states(self, texts: Sequence[str], *, is_query: bool) -> list[TextStates]:
         ids = self.token_ids(texts, is_query)
-        return text_states(self.transformer, self.embed, ids, self.module.layers, self.limits)
+        return text_states(self.modules, ids, self.module.layers, self.limits)
 
 
 def _looked_at(cosines: NDArray[Any]) -> list[int]:

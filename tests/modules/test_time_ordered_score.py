@@ -9,7 +9,7 @@ import torch
 from evoemb import InputError
 from evoemb.modules import TimeOrderedScore
 from evoemb.ranking import TokenStates
-from evoemb.time_ordered import Question, TextStates, answered, candidates, time_ordered
+from evoemb.time_ordered import CandidateSet, TextStates, answered, candidates, time_ordered
 
 FEATURES = 12
 
@@ -28,9 +28,9 @@ def make_text(seed: int, length: int = 4) -> TextStates:
     return TextStates(torch.from_numpy(states), tokens, unit.mean(0) / np.linalg.norm(unit.mean(0)))
 
 
-def asking(query: TextStates, turns: list[TextStates], chosen: list[int]) -> Question:
+def asking(query: TextStates, turns: list[TextStates], chosen: list[int]) -> CandidateSet:
     scores = np.zeros((len(chosen), 2), dtype=np.float32)
-    return Question(query.features, [turn.features for turn in turns], chosen, scores)
+    return CandidateSet(query.features, [turn.features for turn in turns], chosen, scores)
 
 
 def make_stream(first: int, turns: int) -> list[TextStates]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ RANKING_FIGURES = (*(f"recall@{k}" for k in CUTOFFS), *(f"hit@{k}" for k in CUTO
 ORDER_FIGURES = ("order_acc", "order_chance", "recall@1", "mrr")
 
 
-class StreamEvaluator(BaseEvaluator):
+class StreamEvaluator(BaseEvaluator, ABC):
     """What the evaluators over streams share: reading, figures, CSV and model card.
 
     Args:
@@ -92,8 +93,8 @@ class StreamEvaluator(BaseEvaluator):
     def _prepared(self, streams: list[EvalStream]) -> list[EvalStream]:
         return streams
 
-    def _figures(self, model: Any) -> dict[str, float]:
-        raise NotImplementedError
+    @abstractmethod
+    def _figures(self, model: Any) -> dict[str, float]: ...
 
     def _outcomes(self, system: System) -> list[Outcome]:
         return run_systems([system], self.streams, group_size=self.group_size)[0].outcomes

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from evoemb.ranking.hits import Scores
 
+LONG_STREAM_TURNS = 1000
+"""Turns of a stream up to which the tokens of every turn are compared; of a longer one the best by cheaper scores."""
+
 PREVIOUS_WEIGHT = 0.2
 """What the turn before adds to a turn's score. Chosen on two development sets of conversations."""
 

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -118,7 +119,7 @@ class LocalServer(ThreadingHTTPServer):
             request.shutdown(socket.SHUT_RDWR)
 
 
-class LocalHandler(BaseHTTPRequestHandler):
+class LocalHandler(BaseHTTPRequestHandler, ABC):
     """Refuses requests that no page of this server sends, and answers in JSON or with the page's own kind.
 
     A web page elsewhere may reach this server through a name that points here, or by a form: requests must name this
@@ -154,13 +155,13 @@ class LocalHandler(BaseHTTPRequestHandler):
         if self.allowed():
             self.post()
 
+    @abstractmethod
     def get(self) -> None:
         """Answer an allowed GET."""
-        raise NotImplementedError
 
+    @abstractmethod
     def post(self) -> None:
         """Answer an allowed POST."""
-        raise NotImplementedError
 
     def allowed(self) -> bool:
         """Whether the request is for this server and from a page of it; else it is answered."""
